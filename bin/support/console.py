@@ -1,0 +1,133 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Phases with their elapsed time, and commands that are never silent for a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+# A line at least this often, so that a person (or a CI that kills silent jobs) sees it is alive.
+HEARTBEAT_SECONDS = 20
+TAIL_LINES = 40
+
+
+class CommandFailed(RuntimeError):
+    """A command ended with another status than 0; the message has its last lines."""
+
+
+def clock(seconds: float) -> str:
+    """Return `75.3` as `1:15`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def phase(title: str) -> Iterator[None]:
+    """Print what begins and, at its end, how long it took."""
+    say(f"==> {title}")
+    begun = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        say(f"<== {title}: failed after {clock(time.monotonic() - begun)}")
+        raise
+    say(f"<== {title}: {clock(time.monotonic() - begun)}")
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    log: Path | None = None,
+    check: bool = True,
+) -> int:
+    """Run a command and return its exit status.
+
+    Without `log` its output goes to the terminal. With `log` it goes to that file, and the
+    terminal gets its last line every HEARTBEAT_SECONDS; when it fails, its last TAIL_LINES.
+    A long quiet command without `log` gets a line with the elapsed time.
+    """
+    command = [str(part) for part in argv]
+    begun = time.monotonic()
+    last_output = [begun]
+    last_line = [""]
+    process = subprocess.Popen(
+        command,
+        env=dict(os.environ, **env) if env else None,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        bufsize=1,
+    )
+    done = threading.Event()
+
+    def heartbeat() -> None:
+        while not done.wait(1):
+            if time.monotonic() - last_output[0] >= HEARTBEAT_SECONDS:
+                last_output[0] = time.monotonic()
+                say(f"    ... {clock(time.monotonic() - begun)} {last_line[0][:150]}")
+
+    beating = threading.Thread(target=heartbeat, daemon=True)
+    beating.start()
+    tail: list[str] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            record = stack.enter_context(log.open("w", encoding="utf-8")) if log else None
+            assert process.stdout is not None
+            for line in process.stdout:
+                last_line[0] = line.strip() or last_line[0]
+                if record:
+                    record.write(line)
+                    record.flush()
+                    tail = [*tail[1 - TAIL_LINES :], line]
+                else:
+                    last_output[0] = time.monotonic()
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+        status = process.wait()
+    except BaseException:
+        # Ctrl-C reaches the child too; wait for it, so that nothing goes on unseen.
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        raise
+    finally:
+        done.set()
+        beating.join()
+    if status and check:
+        sys.stdout.writelines(tail)
+        place = f"; all of its output is in {log}" if log else ""
+        raise CommandFailed(f"`{' '.join(command)[:300]}` ended with status {status}{place}")
+    return status
+
+
+def output(argv: Sequence[str | Path], *, timeout: float = 60, env: Mapping[str, str] | None = None) -> str | None:
+    """Return what a command prints, or None where it is absent, fails or takes longer than `timeout` seconds."""
+    try:
+        done = subprocess.run(
+            [str(part) for part in argv],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=dict(os.environ, **env) if env else None,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,183 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine that runs bin/demo and bin/test: its packages, its virtual environment, its caches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from . import console
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "requirements" / "controller.txt"
+
+# Command that tells whether it is there -> package that brings it, for each package manager.
+_NEEDED: dict[str, dict[str, str]] = {
+    "apt-get": {
+        "podman": "podman",
+        "runc": "runc",
+        "crun": "crun",
+        "debootstrap": "debootstrap",
+        "git": "git",
+        "ip": "iproute2",
+        "ps": "procps",
+        "/usr/lib/podman/netavark": "netavark",
+        "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+        "/usr/share/ca-certificates": "ca-certificates",
+    },
+    "dnf": {
+        "podman": "podman",
+        "runc": "runc",
+        "crun": "crun",
+        "debootstrap": "debootstrap",
+        "git": "git-core",
+        "ip": "iproute",
+        "ps": "procps-ng",
+    },
+}
+
+
+def cache_dir() -> Path:
+    """Return the folder that keeps what is costly to make again: LLAMAFLEET_CACHE, or the user's cache."""
+    base = os.environ.get("LLAMAFLEET_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamafleet"
+
+
+def become_root() -> None:
+    """Start this program again through sudo where the user is not root: it starts privileged containers."""
+    if os.geteuid() == 0:
+        return
+    sudo = shutil.which("sudo")
+    if not sudo:
+        sys.exit("This needs root, to install packages and start a container with systemd: be root or install sudo.")
+    kept = [
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(("LLAMAFLEET_", "PIP_")) or name.endswith("_proxy")
+    ]
+    os.execv(sudo, [sudo, "--", "env", *kept, sys.executable, *sys.argv])
+
+
+def _manager() -> str:
+    for name in _NEEDED:
+        if shutil.which(name):
+            return name
+    sys.exit("Neither apt-get nor dnf is here: this runs on Debian 12 or 13 and Fedora 43 or 44.")
+
+
+def _installed(manager: str) -> set[str]:
+    listing = console.output(
+        ["dpkg-query", "-W", "-f", "${Package}\n"] if manager == "apt-get" else ["rpm", "-qa", "--qf", "%{NAME}\n"]
+    )
+    return set((listing or "").split())
+
+
+def _present(what: str) -> bool:
+    return Path(what).exists() if what.startswith("/") else shutil.which(what) is not None
+
+
+def install_packages() -> None:
+    """Install what is missing, by the machine's own package manager, and note exactly what was added."""
+    manager = _manager()
+    missing = sorted({package for what, package in _NEEDED[manager].items() if not _present(what)})
+    if manager == "apt-get" and not _has_venv():
+        missing.append("python3-venv")
+    if not missing:
+        return
+    with console.phase(f"install with {manager}: {' '.join(missing)}"):
+        before = _installed(manager)
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        log = cache_dir() / "packages.log"
+        if manager == "apt-get":
+            console.run(["apt-get", "update"], env=quiet, log=log)
+            # Without the recommended packages: a demo should not leave a machine fuller than it must.
+            console.run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], env=quiet, log=log)
+        else:
+            console.run(["dnf", "install", "--assumeyes", "--setopt=install_weak_deps=False", *missing], log=log)
+        _note_packages(manager, _installed(manager) - before)
+
+
+def _notes() -> Path:
+    return cache_dir() / "installed-packages.json"
+
+
+def _note_packages(manager: str, added: set[str]) -> None:
+    noted = json.loads(_notes().read_text(encoding="utf-8"))["packages"] if _notes().exists() else []
+    _notes().write_text(json.dumps({"manager": manager, "packages": sorted({*noted, *added})}), encoding="utf-8")
+
+
+def remove_packages() -> None:
+    """Take back exactly the packages that install_packages added, unless something else needs them by now."""
+    if not _notes().exists():
+        return
+    note = json.loads(_notes().read_text(encoding="utf-8"))
+    manager, ours = note["manager"], set(note["packages"]) & _installed(note["manager"])
+    if not ours:
+        return
+    if manager == "apt-get":
+        plan = console.output(["apt-get", "--simulate", "remove", *sorted(ours)], env={"LC_ALL": "C"}) or ""
+        taken = {line.split()[1].partition(":")[0] for line in plan.splitlines() if line.startswith("Remv ")}
+        command = ["apt-get", "purge", "--yes", *sorted(ours)]
+    else:
+        erasable = console.output(["rpm", "--erase", "--test", *sorted(ours)]) is not None
+        taken = ours if erasable else set()
+        command = ["dnf", "remove", "--assumeyes", "--no-autoremove", *sorted(ours)]
+    if taken != ours:
+        others = ", ".join(sorted(taken - ours)) or "other packages"
+        console.say(f"Left installed, because {others} would go with them: {' '.join(sorted(ours))}")
+        return
+    with console.phase(f"remove the {len(ours)} packages that were installed for this"):
+        console.run(command, env={"DEBIAN_FRONTEND": "noninteractive"}, log=cache_dir() / "packages.log")
+
+
+def _has_venv(python: str = sys.executable) -> bool:
+    return console.output([python, "-c", "import venv, ensurepip"]) is not None
+
+
+def virtualenv(python: str = sys.executable) -> Path:
+    """Return the `bin` folder of a virtual environment that holds exactly what the lock names.
+
+    The folder is named after the lock's digest and the interpreter's version, and counts as
+    complete only with its stamp: an interrupted installation is begun again.
+    """
+    version = (console.output([python, "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]) or "").strip()
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+    folder = cache_dir() / f"venv-py{version}-{digest}"
+    stamp = folder / "complete"
+    if not stamp.exists():
+        with console.phase(f"make a virtual environment for Python {version}"):
+            for old in cache_dir().glob(f"venv-py{version}-*"):
+                shutil.rmtree(old)
+            console.run([python, "-m", "venv", folder])
+            console.run(
+                [folder / "bin" / "pip", "install", "--require-hashes", "--requirement", LOCK],
+                env={"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"},
+                log=cache_dir() / "pip.log",
+            )
+            stamp.touch()
+    return folder / "bin"
+
+
+def prepare() -> Path:
+    """Make this machine ready and return the `bin` folder of the virtual environment."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    install_packages()
+    return virtualenv()
+
+
+def enter_virtualenv() -> Path:
+    """Make the machine ready and go on inside the virtual environment; return its `bin` folder."""
+    become_root()
+    bin_dir = prepare()
+    if Path(sys.prefix) != bin_dir.parent:
+        env = dict(os.environ, PATH=f"{bin_dir}:{os.environ['PATH']}")
+        os.execve(bin_dir / "python", [str(bin_dir / "python"), *sys.argv], env)
+    return bin_dir
