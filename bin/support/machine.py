@@ -51,7 +51,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamafleet"
 
 
-def become_root() -> None:
+def _again(python: str, module: str) -> list[str]:
+    """Return the command that runs this program again, under `python`."""
+    return ["env", f"PYTHONPATH={ROOT / 'bin'}", python, "-m", module, *sys.argv[1:]]
+
+
+def become_root(module: str) -> None:
     """Start this program again through sudo where the user is not root: it starts privileged containers."""
     if os.geteuid() == 0:
         return
@@ -63,7 +68,7 @@ def become_root() -> None:
         for name, value in os.environ.items()
         if name.startswith(("LLAMAFLEET_", "PIP_")) or name.endswith("_proxy")
     ]
-    os.execv(sudo, [sudo, "--", "env", *kept, sys.executable, *sys.argv])
+    os.execv(sudo, [sudo, "--", "env", *kept, *_again(sys.executable, module)])
 
 
 def _manager() -> str:
@@ -173,11 +178,16 @@ def prepare() -> Path:
     return virtualenv()
 
 
-def enter_virtualenv() -> Path:
-    """Make the machine ready and go on inside the virtual environment; return its `bin` folder."""
-    become_root()
+def enter_virtualenv(module: str) -> Path:
+    """Make the machine ready and go on inside the virtual environment; return its `bin` folder.
+
+    `module` is the name under which the running program can be started again.
+    """
+    become_root(module)
     bin_dir = prepare()
     if Path(sys.prefix) != bin_dir.parent:
-        env = dict(os.environ, PATH=f"{bin_dir}:{os.environ['PATH']}")
-        os.execve(bin_dir / "python", [str(bin_dir / "python"), *sys.argv], env)
+        os.environ["PATH"] = f"{bin_dir}:{os.environ['PATH']}"
+        os.execvp("env", _again(str(bin_dir / "python"), module))
+    # Was for finding this package; what is started from here has its own ideas.
+    os.environ.pop("PYTHONPATH", None)
     return bin_dir

@@ -1,0 +1,50 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the tests: bin/test [STAGE ...]. Without a stage all of them; `bin/test --list` names them.
+
+Makes the machine ready first (packages, virtual environment), so it may be called on a fresh one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from . import console, machine
+
+
+def main() -> int:
+    machine.enter_virtualenv(__spec__.name)
+    # Only importable inside the virtual environment.
+    from . import stages
+
+    parser = argparse.ArgumentParser(prog="bin/test", description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="*", help="what to run, see --list; without one, all default stages")
+    parser.add_argument("--list", action="store_true", help="name the stages and end")
+    options = parser.parse_args()
+    if options.list:
+        for name, function in stages.STAGES.items():
+            text = (function.__doc__ or "").strip().partition("\n")[0]
+            console.say(f"{name:10} {'' if name in stages.DEFAULT else '(only when named) '}{text}")
+        return 0
+    if unknown := [name for name in options.stage if name not in stages.STAGES]:
+        parser.error(f"no stage is named {', '.join(unknown)}; there are {', '.join(stages.STAGES)}")
+    tally = stages.Tally()
+    begun = time.monotonic()
+    for name in options.stage or stages.DEFAULT:
+        with console.phase(f"stage {name}"):
+            stages.STAGES[name](tally)
+    for skipped in tally.skipped:
+        console.say(f"skipped: {skipped}")
+    for failure in tally.failures:
+        console.say(f"failed: {failure}")
+    console.say(f"all stages took {console.clock(time.monotonic() - begun)}")
+    skipped = f", {len(tally.skipped)} skipped" if tally.skipped else ""
+    console.say(f"{tally.passed} passed, {len(tally.failures)} failed{skipped}")
+    return 1 if tally.failures or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
