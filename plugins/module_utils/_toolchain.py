@@ -1,0 +1,1129 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which compilers, toolkits and packages build llama.cpp on a Fedora release, and why others do not.
+
+Private to the collection: may change at any time, not for use from elsewhere.
+
+Everything here is a table with the source of each row, and functions that read the tables. Nothing looks at a host.
+C(-allow-unsupported-compiler) is never used: it silences the check of the compiler and cures nothing of what the
+check is for, nor the second obstacle, the C library's headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BACKENDS = ("cpu", "vulkan", "rocm", "cuda")
+METHODS = ("packages", "conda")
+ROCM_SOURCES = ("fedora", "amd")
+MACHINES = {"x86_64": "x86_64", "aarch64": "sbsa"}
+
+CONDA_PREFIX = "/opt/llamafleet/toolchain"
+
+# Variables that reach nvcc, or CMake's choice for it, behind the options' back. CUDAHOSTCXX beats
+# -DCMAKE_CUDA_HOST_COMPILER at the first configure; NVCC_APPEND_FLAGS beats even the command line's -ccbin.
+# Sources: CMake 3.25 and 4.4 CMakeDetermineCUDACompiler.cmake; nvcc 13.3 --dryrun.
+CUDA_ENVIRONMENT = {
+    "CUDAHOSTCXX": "",
+    "NVCC_CCBIN": "",
+    "NVCC_PREPEND_FLAGS": "",
+    "NVCC_APPEND_FLAGS": "",
+    "CUDAARCHS": "",
+}
+
+# What every build needs. openssl-devel gives the server HTTPS; libcurl is not used by these builds.
+BASE_PACKAGES = ("gcc", "gcc-c++", "cmake", "ninja-build", "git", "ccache", "openssl-devel")
+
+# The fork includes <spirv/unified1/spirv.hpp>, and its find_package asks for glslc.
+VULKAN_PACKAGES = ("vulkan-headers", "vulkan-loader-devel", "glslc", "spirv-headers-devel")
+VULKAN_RUN_PACKAGES = ("vulkan-loader", "mesa-vulkan-drivers", "vulkan-tools")
+
+ROCM_PACKAGES = (
+    "hipcc",
+    "rocm-hip-devel",
+    "hipblas-devel",
+    "rocblas-devel",
+    "rocm-device-libs",
+    "rocm-clang",
+    "rocm-lld",
+    "rocm-llvm",
+    "rocm-comgr-devel",
+    "rocminfo",
+    "rocm-smi",
+)
+AMD_ROCM_PACKAGES = (
+    "rocm-hip-runtime-devel",
+    "hip-devel",
+    "hipcc",
+    "rocm-llvm",
+    "rocm-device-libs",
+    "hipblas-devel",
+    "rocblas-devel",
+    "rocminfo",
+    "rocm-smi-lib",
+)
+
+# What NVIDIA's repository must not replace where RPM Fusion's driver is installed.
+DRIVER_EXCLUDES = (
+    "cuda-drivers*",
+    "kmod-nvidia*",
+    "nvidia-driver*",
+    "nvidia-kmod*",
+    "nvidia-libXNVCtrl*",
+    "nvidia-modprobe*",
+    "nvidia-open*",
+    "nvidia-persistenced*",
+    "nvidia-settings*",
+    "nvidia-xconfig*",
+)
+
+# How a person calls a version in an option: "auto", or the digits.
+_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.\d+)*\Z")
+
+
+@dataclass(frozen=True)
+class CudaRepository:
+    """NVIDIA's package repository for one Fedora release."""
+
+    key: str  # file name beside the packages; case matters
+    fingerprint: str  # empty: none is published that two sources agree on
+    versions: Mapping[str, tuple[str, ...]]  # by the repository's name of the machine
+    source: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one Fedora release has."""
+
+    gcc: int
+    gcc_version: str
+    glibc: tuple[int, int]
+    compat: tuple[int, ...]  # majors of its gccNN-c++ packages
+    rocm: str
+    rocwmma: bool
+    cuda: CudaRepository | None
+    source: str
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What one CUDA release accepts."""
+
+    max_gcc: int
+    drivers: str  # the first driver branch that runs it, by minor-version compatibility
+    source: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One compute capability."""
+
+    architecture: str
+    names: str
+    first_cuda: tuple[int, int]
+    last_cuda: tuple[int, int] | None = None
+
+
+@dataclass
+class _Draft:
+    """A plan in the making."""
+
+    warnings: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    def because(self, source: str) -> None:
+        if source not in self.sources:
+            self.sources.append(source)
+
+
+_PFO = "Fedora Packages (packages.fedoraproject.org), read after 2026-10-24"
+_NVIDIA_REPOS = "indexes of developer.download.nvidia.com/compute/cuda/repos, read 2026-11"
+
+# The key that NVIDIA signs with for Fedora up to 42; the fingerprint as several deployments pin it.
+_KEY_UNTIL_42 = "610C7B14E068A878070DA4E99CD0A493D42D0685"
+
+RELEASES: Mapping[int, Release] = {
+    42: Release(
+        gcc=15,
+        gcc_version="15.1.1",
+        glibc=(2, 41),
+        compat=(14,),
+        rocm="6.3.1",
+        rocwmma=False,
+        cuda=CudaRepository(
+            key="D42D0685.pub",
+            fingerprint=_KEY_UNTIL_42,
+            versions={"x86_64": ("13.0", "13.1"), "sbsa": ("13.0", "13.1")},
+            source=f"{_NVIDIA_REPOS}: fedora42 carries CUDA up to 13.1",
+        ),
+        source=_PFO,
+        remarks=(
+            (
+                "Fedora 42 is past its end (about 2026-05-26): its packages moved to archives.fedoraproject.org, "
+                "so a stock configuration may find none"
+            ),
+        ),
+    ),
+    43: Release(
+        gcc=15,
+        gcc_version="15.2.1",
+        glibc=(2, 42),
+        compat=(14,),
+        rocm="6.4.2",
+        rocwmma=True,
+        cuda=CudaRepository(
+            key="1940C73E.pub",
+            fingerprint="",
+            versions={"x86_64": ("13.2",), "sbsa": ("13.2",)},
+            source=f"{_NVIDIA_REPOS}: fedora43 carries CUDA 13.2.0 to 13.2.2 only",
+        ),
+        source=_PFO,
+    ),
+    44: Release(
+        gcc=16,
+        gcc_version="16.0.1",
+        glibc=(2, 43),
+        compat=(15,),
+        rocm="7.1.1",
+        rocwmma=True,
+        cuda=CudaRepository(
+            key="73CD9B30.pub",
+            fingerprint="129994480EC63D2789BC98E490DFED2F73CD9B30",
+            versions={"x86_64": ("13.3", "13.4"), "sbsa": ()},
+            source=f"{_NVIDIA_REPOS}: fedora44 carries CUDA 13.3 and 13.4; its sbsa side is nearly empty",
+        ),
+        source=_PFO,
+    ),
+    45: Release(
+        gcc=16,
+        gcc_version="16.2",
+        glibc=(2, 43),
+        compat=(15,),
+        rocm="7.2.2",
+        rocwmma=True,
+        cuda=None,
+        source=_PFO,
+        remarks=("Fedora 45 was not tested with this collection; its glibc is at least 2.43",),
+    ),
+}
+
+_HOST_CONFIG = "crt/host_config.h of NVIDIA's nvcc {} (PyPI wheel)"
+
+CUDAS: Mapping[str, Cuda] = {
+    "12.4": Cuda(13, "525", _HOST_CONFIG.format("12.4.131")),
+    "12.5": Cuda(13, "525", _HOST_CONFIG.format("12.5.82")),
+    "12.6": Cuda(13, "525", _HOST_CONFIG.format("12.6.85")),
+    "12.8": Cuda(14, "525", _HOST_CONFIG.format("12.8.93")),
+    "12.9": Cuda(14, "525", _HOST_CONFIG.format("12.9.86")),
+    "13.0": Cuda(15, "580", _HOST_CONFIG.format("13.0.88")),
+    "13.1": Cuda(15, "580", _HOST_CONFIG.format("13.1.115")),
+    "13.2": Cuda(15, "580", _HOST_CONFIG.format("13.2.86")),
+    "13.3": Cuda(15, "580", _HOST_CONFIG.format("13.3.73")),
+    "13.4": Cuda(16, "580", _HOST_CONFIG.format("13.4.92")),
+    "13.5": Cuda(16, "580", _HOST_CONFIG.format("13.5.37")),
+}
+_DRIVERS_SOURCE = "docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"
+
+# The C library's prototypes that clash with CUDA's own: since which glibc, and the first CUDA that gives way. No
+# compiler cures this: both headers are read by whichever compiler runs.
+GLIBC_CONFLICTS = (
+    ((2, 41), (13, 0), ("sinpi", "sinpif", "cospi", "cospif")),
+    ((2, 42), (13, 2), ("rsqrt", "rsqrtf")),
+)
+_CONFLICT_SOURCE = "crt/math_functions.h of the same wheels; the fork's docs/build.md, NixOS/nixpkgs#498678"
+
+GPUS: Mapping[str, Gpu] = {
+    "5.0": Gpu("50", "GTX 750, Quadro M", (6, 5), (12, 9)),
+    "5.2": Gpu("52", "GTX 900, Tesla M40", (6, 5), (12, 9)),
+    "6.0": Gpu("60", "P100", (8, 0), (12, 9)),
+    "6.1": Gpu("61", "GTX 10, P40", (8, 0), (12, 9)),
+    "7.0": Gpu("70", "V100", (9, 0), (12, 9)),
+    "7.2": Gpu("72", "Jetson Xavier", (9, 2), (12, 9)),
+    "7.5": Gpu("75", "T4, RTX 20", (10, 0)),
+    "8.0": Gpu("80", "A100", (11, 0)),
+    "8.6": Gpu("86", "RTX 30, A40", (11, 1)),
+    "8.7": Gpu("87", "Jetson Orin", (11, 4)),
+    "8.9": Gpu("89", "RTX 40, L4, L40", (11, 8)),
+    "9.0": Gpu("90", "H100, H200, GH200", (11, 8)),
+    "10.0": Gpu("100", "B200", (12, 8)),
+    "10.3": Gpu("103", "B300", (12, 9)),
+    "11.0": Gpu("110", "Thor", (13, 0)),
+    "12.0": Gpu("120", "RTX 50, RTX PRO 6000 Blackwell", (12, 8)),
+    "12.1": Gpu("121", "GB10 (DGX Spark)", (12, 9)),
+}
+_GPUS_SOURCE = "nixpkgs cuda.nix; the fork's ggml/src/ggml-cuda/CMakeLists.txt"
+
+# The fork's own list for a build that does not look at the GPU of the builder.
+PORTABLE_ARCHITECTURES = ("75-virtual", "80-virtual", "86-real", "89-real", "120a-real", "121a-real")
+
+GFX: Mapping[str, str] = {
+    "gfx950": "MI350X, MI355X",
+    "gfx942": "MI300A, MI300X, MI325X",
+    "gfx90a": "MI210, MI250",
+    "gfx908": "MI100",
+    "gfx906": "MI50, MI60",
+    "gfx1201": "RX 9070, R9700",
+    "gfx1200": "RX 9060",
+    "gfx1153": "820M",
+    "gfx1152": "Krackan",
+    "gfx1151": "Strix Halo",
+    "gfx1150": "Strix Point (HX 370)",
+    "gfx1103": "780M",
+    "gfx1102": "RX 7600",
+    "gfx1101": "RX 7700, RX 7800 XT",
+    "gfx1100": "RX 7900, W7900",
+    "gfx1036": "Raphael",
+    "gfx1035": "680M",
+    "gfx1034": "RX 6500",
+    "gfx1033": "Van Gogh",
+    "gfx1032": "RX 6600",
+    "gfx1031": "RX 6700",
+    "gfx1030": "RX 6800, RX 6900",
+    "gfx1010": "RX 5700",
+}
+_GFX_SOURCE = "ROCm/TheRock RELEASES.md"
+CDNA = ("gfx906", "gfx908", "gfx90a", "gfx942", "gfx950")
+RDNA4 = ("gfx1200", "gfx1201")
+
+# AMD builds for RHEL; the classic stream is the one whose key has a published fingerprint. It is the stream that
+# kyuz0's Dockerfile.rocm-7.2.4-turboquant installs on Fedora 43.
+AMD_ROCM_VERSIONS = ("7.2.4",)
+AMD_ROCM_BASEURL = "https://repo.radeon.com/rocm/rhel10/{version}/main"
+AMD_ROCM_KEY = "https://repo.radeon.com/rocm/rocm.gpg.key"
+AMD_ROCM_FINGERPRINT = "CA8BB4727A47B4D09B4EE8969386B48A1A693C5C"
+
+COPR_BASEURL = "https://download.copr.fedorainfracloud.org/results/slaanesh/cuda-gcc/fedora-{release}-{machine}/"
+COPR_KEY = "https://download.copr.fedorainfracloud.org/results/slaanesh/cuda-gcc/pubkey.gpg"
+COPR_FINGERPRINT = "E46594C63703DCEE9DF6E1B2EE96A7C97CF67FC8"
+# Its git branches; the compiler that the package of each requires.
+COPR_RELEASES = {42: 14, 43: 14, 44: 15}
+_COPR_SOURCE = "negativo17/cuda-gcc, branches of 2024-12 to 2026-03; the key of distribution-gpg-keys 1.121"
+
+CONDA_BASE = ("c-compiler", "cxx-compiler", "cmake", "ninja", "git", "ccache", "openssl", "pkg-config")
+CONDA_CUDA = ("cuda-nvcc", "cuda-cudart-dev", "cuda-driver-dev", "cuda-cccl", "libcublas-dev")
+CONDA_VULKAN = ("libvulkan-headers", "libvulkan-loader", "shaderc", "spirv-headers")
+# Tried in this order when the version is left to the plan.
+CONDA_CUDA_AUTO = ("13.0", "12.9")
+
+
+def _pair(version: str) -> tuple[int, int]:
+    match = _VERSION.match(version)
+    if match is None:
+        raise ValueError(f"{version!r} is no version: two or three numbers with dots are, for example 13.1")
+    return int(match.group(1)), int(match.group(2))
+
+
+def _dotted(pair: Iterable[int]) -> str:
+    return ".".join(str(number) for number in pair)
+
+
+def _one_of(name: str, value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{name} is one of {', '.join(known)}, got {value!r}")
+    return str(value)
+
+
+def release_of(host: Any) -> tuple[int, Release]:
+    """Return the release that a host is, with what was found on it in place of what the table expects.
+
+    A host is a release number, or a mapping with `release` and, as found, `gcc`, `glibc` and `compat`.
+    """
+    found: Mapping[str, Any] = host if isinstance(host, Mapping) else {"release": host}
+    unknown = sorted(set(found) - {"release", "gcc", "glibc", "compat", "machine"})
+    if unknown:
+        raise ValueError(f"a host has release, gcc, glibc, compat and machine, not {', '.join(unknown)}")
+    number = found.get("release")
+    if isinstance(number, str) and number.isdigit():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"the Fedora release is a number, got {number!r}")
+    base = RELEASES.get(number)
+    if base is None and not ("gcc" in found and "glibc" in found):
+        raise ValueError(
+            f"Fedora {number} is not in the table, which knows {', '.join(str(known) for known in RELEASES)}; "
+            "give the gcc and glibc versions found on the host to plan for it all the same"
+        )
+    if base is None:
+        base = Release(
+            gcc=0,
+            gcc_version="",
+            glibc=(0, 0),
+            compat=(),
+            rocm="",
+            rocwmma=False,
+            cuda=None,
+            source="versions found on the host",
+            remarks=(f"Fedora {number} is not in the table: planned from the versions found on the host alone",),
+        )
+    gcc_version = str(found["gcc"]) if found.get("gcc") is not None else base.gcc_version
+    glibc = _pair(str(found["glibc"])) if found.get("glibc") is not None else base.glibc
+    compat = base.compat if found.get("compat") is None else tuple(int(major) for major in found["compat"])
+    major = re.match(r"(\d+)(?:\.|\Z)", gcc_version)
+    if major is None:
+        raise ValueError(f"gcc is a version such as 15.2.1, got {gcc_version!r}")
+    return number, Release(
+        gcc=int(major.group(1)),
+        gcc_version=gcc_version,
+        glibc=glibc,
+        compat=compat,
+        rocm=base.rocm,
+        rocwmma=base.rocwmma,
+        cuda=base.cuda,
+        source=base.source,
+        remarks=base.remarks,
+    )
+
+
+def glibc_conflicts(glibc: tuple[int, int], cuda: str) -> list[str]:
+    """Return the functions whose prototypes in the C library and in that CUDA contradict each other."""
+    return [name for since, fixed, names in GLIBC_CONFLICTS if glibc >= since and _pair(cuda) < fixed for name in names]
+
+
+def host_compiler(release: Release, cuda: str) -> int | None:
+    """Return the GCC that the release has and nvcc accepts: the packaged older one first, then its own.
+
+    The older one first, because it is there anyway for people who call nvcc by hand, and because one choice then
+    serves every CUDA that the release can have.
+    """
+    limit = CUDAS[cuda].max_gcc
+    for major in sorted(release.compat, reverse=True):
+        if major <= limit:
+            return major
+    return release.gcc if release.gcc <= limit else None
+
+
+def cuda_verdict(release: Release, cuda: str, machine: str = "x86_64") -> dict[str, Any]:
+    """Return what stands between a release and one CUDA version; `state` is the short form.
+
+    packages    NVIDIA's repository for the release has it, and a compiler of the release builds it
+    elsewhere   a compiler of the release builds it, but the repository for the release does not have it
+    patch       like one of the two above, once CUDA's own header is patched
+    no compiler no packaged compiler is old enough
+    """
+    compiler = host_compiler(release, cuda)
+    functions = glibc_conflicts(release.glibc, cuda)
+    repository = release.cuda is not None and cuda in release.cuda.versions.get(MACHINES[machine], ())
+    if compiler is None:
+        state = "no compiler"
+    elif functions:
+        state = "patch"
+    else:
+        state = "packages" if repository else "elsewhere"
+    return {
+        "state": state,
+        "compiler": compiler,
+        "stock": release.gcc <= CUDAS[cuda].max_gcc,
+        "functions": functions,
+        "repository": repository,
+    }
+
+
+def cuda_architectures(targets: Iterable[Any]) -> list[str]:
+    """Return the compute capabilities of targets such as 8.9, 89 or sm_89, each once and in order."""
+    found = []
+    for target in targets:
+        text = re.sub(r"\A(?:sm_|compute_)", "", str(target)).rstrip("a")
+        if re.fullmatch(r"\d{2,3}", text):
+            text = f"{text[:-1]}.{text[-1]}"
+        if text not in GPUS:
+            raise ValueError(
+                f"{target!r} is no compute capability that is known: those are "
+                f"{', '.join(GPUS)} (nvidia-smi --query-gpu=compute_cap prints it)"
+            )
+        if text not in found:
+            found.append(text)
+    return sorted(found, key=_pair)
+
+
+def gfx_targets(targets: Iterable[Any]) -> list[str]:
+    """Return gfx names, each once and in order, or raise ValueError where one is unknown."""
+    found = []
+    for target in targets:
+        name = str(target).lower()
+        if name not in GFX:
+            raise ValueError(
+                f"{target!r} is no gfx target that is known: those are {', '.join(GFX)} (rocminfo prints it)"
+            )
+        if name not in found:
+            found.append(name)
+    return sorted(found)
+
+
+def driver_problem(cuda: str, driver_version: str | None) -> str:
+    """Say why a driver does not run programs of that CUDA, or return an empty string."""
+    if not driver_version:
+        return ""
+    match = re.match(r"(\d+)(?:\.|\Z)", str(driver_version))
+    if match is None:
+        raise ValueError(f"driver_version is a version such as 580.95.05, got {driver_version!r}")
+    floor = CUDAS[cuda].drivers
+    if int(match.group(1)) >= int(floor):
+        return ""
+    return (
+        f"driver {driver_version} is too old for CUDA {cuda}, which needs {floor} or newer: programs would end at "
+        "their start with cudaErrorInsufficientDriver (35)"
+    )
+
+
+def _target_problem(cuda: str, capabilities: Iterable[str]) -> str:
+    version = _pair(cuda)
+    for capability in capabilities:
+        gpu = GPUS[capability]
+        if version < gpu.first_cuda:
+            return (
+                f"CUDA {cuda} cannot build for compute capability {capability} ({gpu.names}), "
+                f"which needs {_dotted(gpu.first_cuda)} or newer"
+            )
+        if gpu.last_cuda is not None and version > gpu.last_cuda:
+            return (
+                f"CUDA {cuda} no longer builds for compute capability {capability} ({gpu.names}), "
+                f"which ended with {_dotted(gpu.last_cuda)}"
+            )
+    return ""
+
+
+def _refused(plan: dict[str, Any], reason: str, would_work: Iterable[str]) -> dict[str, Any]:
+    return {**plan, "supported": False, "reason": reason, "would_work": list(would_work)}
+
+
+def _empty_plan(number: int, release: Release, backend: str, method: str, draft: _Draft) -> dict[str, Any]:
+    return {
+        "supported": True,
+        "reason": "",
+        "would_work": [],
+        "backend": backend,
+        "method": method,
+        "release": number,
+        "gcc": release.gcc_version,
+        "glibc": _dotted(release.glibc),
+        "version": "",
+        "architectures": [],
+        "repositories": [],
+        "packages": {"base": [], "backend": [], "driver": []},
+        "host_compiler": "",
+        "environment": {},
+        "cmake_options": {},
+        "header_patch": {"needed": False, "functions": [], "files": []},
+        "driver_minimum": "",
+        "conda": {},
+        "warnings": draft.warnings,
+        "sources": draft.sources,
+    }
+
+
+def _cuda_works(release: Release, capabilities: Sequence[str], driver: str | None, machine: str) -> list[str]:
+    """Say which CUDA versions would do on the release, in the words of the options that ask for them."""
+    native, patched = [], []
+    for cuda in CUDAS:
+        verdict = cuda_verdict(release, cuda, machine)
+        if _target_problem(cuda, capabilities) or driver_problem(cuda, driver):
+            continue
+        if verdict["state"] == "packages":
+            native.append(cuda)
+        elif verdict["state"] == "patch":
+            patched.append(cuda)
+    works = []
+    if native:
+        works.append(f"CUDA {', '.join(native)} from NVIDIA's repository for this release")
+    if patched:
+        works.append(f"CUDA {', '.join(patched)} with its header patched (header_patch) and a repository that has it")
+    if any(not _target_problem(cuda, capabilities) and not driver_problem(cuda, driver) for cuda in CUDAS):
+        works.append("the method conda, which brings its own compiler and C library")
+    return works
+
+
+def _choose_cuda(
+    release: Release,
+    wanted: str,
+    capabilities: Sequence[str],
+    driver: str | None,
+    machine: str,
+    header_patch: bool,
+    available: Sequence[str] | None,
+) -> tuple[str, str]:
+    """Return the CUDA version to use and an empty string, or an empty string and the reason why there is none."""
+    if wanted != "auto":
+        version = _dotted(_pair(wanted))
+        if version not in CUDAS:
+            return "", f"CUDA {wanted} is not in the table, which knows {', '.join(CUDAS)}"
+        return version, ""
+    if available is not None:
+        offered = [_dotted(_pair(version)) for version in available]
+    elif release.cuda is not None:
+        offered = list(release.cuda.versions.get(MACHINES[machine], ()))
+    else:
+        return "", (
+            "what NVIDIA's repository for this Fedora carries, and its key, were not known when this table was made"
+        )
+    if not offered:
+        return "", f"NVIDIA's repository for this Fedora carries no CUDA toolkit for {machine}"
+    reasons = []
+    for version in sorted((known for known in offered if known in CUDAS), key=_pair, reverse=True):
+        verdict = cuda_verdict(release, version, machine)
+        problem = _target_problem(version, capabilities) or driver_problem(version, driver)
+        if not problem and verdict["compiler"] is None:
+            problem = f"CUDA {version} accepts no compiler of this release"
+        if not problem and verdict["functions"] and not header_patch:
+            problem = f"CUDA {version} contradicts the C library's {', '.join(verdict['functions'])}"
+        if not problem:
+            return version, ""
+        reasons.append(problem)
+    return "", "; ".join(reasons) or f"none of the offered CUDA versions ({', '.join(offered)}) is in the table"
+
+
+def _plan_cuda(
+    plan: dict[str, Any],
+    draft: _Draft,
+    number: int,
+    release: Release,
+    machine: str,
+    cuda_version: str,
+    targets: Sequence[Any],
+    driver_version: str | None,
+    header_patch: bool,
+    nvidia_driver: bool,
+    rpmfusion_driver: bool,
+    cuda_gcc_copr: bool,
+    cuda_available: Sequence[str] | None,
+    cuda_repository: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    capabilities = cuda_architectures(targets)
+    if cuda_repository is not None and cuda_available is None:
+        # An operator's own repository is taken at the word: it is not ours to say what it holds.
+        cuda_available = [cuda_version] if cuda_version != "auto" else None
+    version, reason = _choose_cuda(
+        release, cuda_version, capabilities, driver_version, machine, header_patch, cuda_available
+    )
+    works = _cuda_works(release, capabilities, driver_version, machine)
+    if not version:
+        if release.cuda is None:
+            works = [
+                (
+                    "naming the version (cuda_version) and a repository that has it (cuda_repository), for example "
+                    "NVIDIA's for the next older Fedora"
+                ),
+                *works,
+            ]
+        return _refused(plan, reason, works)
+    plan["version"] = version
+    plan["driver_minimum"] = CUDAS[version].drivers
+    draft.because(CUDAS[version].source)
+    draft.because(_DRIVERS_SOURCE)
+
+    problem = _target_problem(version, capabilities)
+    draft.because(_GPUS_SOURCE)
+    if problem:
+        return _refused(plan, problem, works)
+    problem = driver_problem(version, driver_version)
+    if problem:
+        newer = f"a driver of {CUDAS[version].drivers} or newer"
+        return _refused(plan, problem, [newer, *works])
+
+    verdict = cuda_verdict(release, version, machine)
+    if verdict["compiler"] is None:
+        compilers = ", ".join(f"g++-{major}" for major in sorted({*release.compat, release.gcc}))
+        return _refused(
+            plan,
+            f"CUDA {version} accepts GCC up to {CUDAS[version].max_gcc}, and Fedora {number} has {compilers}",
+            works,
+        )
+    if verdict["functions"]:
+        draft.because(_CONFLICT_SOURCE)
+        include = f"/usr/local/cuda-{version}/targets/{_cuda_target(machine)}/include/crt"
+        files = [f"{include}/math_functions.h"]
+        if "rsqrt" in verdict["functions"]:
+            files.append(f"{include}/math_functions.hpp")
+        plan["header_patch"] = {"needed": True, "functions": verdict["functions"], "files": files}
+        if not header_patch:
+            return _refused(
+                plan,
+                f"CUDA {version} declares {', '.join(verdict['functions'])} without noexcept and glibc "
+                f"{_dotted(release.glibc)} declares them with it; no other compiler cures that",
+                works,
+            )
+        draft.warnings.append(
+            f"CUDA {version} is used with its header patched ({', '.join(verdict['functions'])}): an update of the "
+            "toolkit's packages undoes the patch, and the role puts it back"
+        )
+    offered = cuda_available is not None or cuda_repository is not None or verdict["repository"]
+    if not offered:
+        where = release.cuda.source if release.cuda is not None else "no table row for this release"
+        return _refused(
+            plan,
+            f"a compiler of Fedora {number} builds CUDA {version}, but NVIDIA's repository for it does not carry that "
+            f"version ({where})",
+            ["a repository of your own that has it (cuda_repository)", *works],
+        )
+
+    if release.cuda is not None and cuda_repository is None:
+        draft.because(release.cuda.source)
+    plan["repositories"].append(_cuda_repository(number, release, machine, cuda_repository, rpmfusion_driver))
+    if not plan["repositories"][0]["key_fingerprint"]:
+        draft.warnings.append(
+            f"no fingerprint is published for the key {plan['repositories'][0]['key_url']}: compare it with NVIDIA "
+            "and set it, the key is not trusted without"
+        )
+    suffix = version.replace(".", "-")
+    backend = [
+        f"cuda-minimal-build-{suffix}",
+        f"cuda-nvcc-{suffix}",
+        f"cuda-crt-{suffix}",
+        f"cuda-cudart-devel-{suffix}",
+        f"cuda-driver-devel-{suffix}",
+        f"libcublas-devel-{suffix}",
+    ]
+    for major in sorted(release.compat):
+        backend += [f"gcc{major}", f"gcc{major}-c++"]
+    if cuda_gcc_copr and number in COPR_RELEASES and machine == "x86_64":
+        draft.because(_COPR_SOURCE)
+        plan["repositories"].append(
+            {
+                "name": "copr:copr.fedorainfracloud.org:slaanesh:cuda-gcc",
+                "description": "Copr repo for cuda-gcc owned by slaanesh",
+                "baseurl": COPR_BASEURL.format(release=number, machine=machine),
+                "key_url": COPR_KEY,
+                "key_fingerprint": COPR_FINGERPRINT,
+                "exclude": [],
+            }
+        )
+        backend.append("cuda-gcc")
+    plan["packages"]["backend"] = backend
+    if nvidia_driver:
+        old = any(_pair(capability) < (7, 5) for capability in capabilities)
+        if rpmfusion_driver:
+            plan["packages"]["driver"] = ["akmod-nvidia", "xorg-x11-drv-nvidia-cuda"]
+        else:
+            # The open kernel modules begin with Turing.
+            plan["packages"]["driver"] = ["cuda-drivers"] if old else ["nvidia-open"]
+    root = f"/usr/local/cuda-{version}"
+    compiler = verdict["compiler"]
+    plan["host_compiler"] = "/usr/bin/g++" if compiler == release.gcc else f"/usr/bin/g++-{compiler}"
+    plan["cmake_options"] = {
+        "GGML_CUDA": "ON",
+        "CMAKE_CUDA_COMPILER": f"{root}/bin/nvcc",
+        "CUDAToolkit_ROOT": root,
+    }
+    _finish_cuda(plan, draft, capabilities, version)
+    return plan
+
+
+def _cuda_target(machine: str) -> str:
+    return "x86_64-linux" if machine == "x86_64" else "sbsa-linux"
+
+
+def _finish_cuda(plan: dict[str, Any], draft: _Draft, capabilities: Sequence[str], version: str) -> None:
+    """Add what every build with nvcc needs, wherever the toolkit came from."""
+    if capabilities:
+        architectures = [GPUS[capability].architecture for capability in capabilities]
+    else:
+        architectures = [
+            name
+            for name in PORTABLE_ARCHITECTURES
+            if _pair(version) >= GPUS[cuda_architectures([name.split("-")[0]])[0]].first_cuda
+        ]
+        draft.warnings.append(
+            "no GPU targets were given, so the build covers "
+            f"{', '.join(architectures)}: it is larger, and GPUs between them compile kernels at their first start"
+        )
+    plan["architectures"] = architectures
+    plan["environment"] = dict(CUDA_ENVIRONMENT)
+    plan["cmake_options"]["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
+    plan["cmake_options"]["CMAKE_CUDA_HOST_COMPILER"] = plan["host_compiler"]
+
+
+def _cuda_repository(
+    number: int, release: Release, machine: str, override: Mapping[str, Any] | None, exclude_driver: bool
+) -> dict[str, Any]:
+    place = f"https://developer.download.nvidia.com/compute/cuda/repos/fedora{number}/{MACHINES[machine]}"
+    known = release.cuda
+    repository = {
+        "name": f"cuda-fedora{number}-{MACHINES[machine]}",
+        "description": f"NVIDIA CUDA for Fedora {number}",
+        "baseurl": place,
+        "key_url": f"{place}/{known.key}" if known is not None else "",
+        "key_fingerprint": known.fingerprint if known is not None else "",
+        "exclude": list(DRIVER_EXCLUDES) if exclude_driver else [],
+    }
+    return {**repository, **_override("cuda_repository", override)}
+
+
+def _override(name: str, override: Mapping[str, Any] | None) -> dict[str, Any]:
+    if override is None:
+        return {}
+    known = ("name", "description", "baseurl", "key_url", "key_fingerprint", "exclude")
+    unknown = sorted(set(override) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has {', '.join(known)}, not {', '.join(unknown)}")
+    return {key: value for key, value in override.items() if value not in (None, "")}
+
+
+def _plan_rocm(
+    plan: dict[str, Any],
+    draft: _Draft,
+    number: int,
+    release: Release,
+    machine: str,
+    rocm_version: str,
+    rocm_source: str,
+    targets: Sequence[Any],
+    rocwmma: bool,
+    leftover_rocm: bool,
+    rocm_repository: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    names = gfx_targets(targets)
+    draft.because(_GFX_SOURCE)
+    if machine != "x86_64":
+        return _refused(plan, f"ROCm is made for x86_64, not for {machine}", ["the backend vulkan or cpu"])
+    if rocm_source == "fedora":
+        version, root = release.rocm, "/usr"
+        clang = "/usr/lib64/rocm/llvm/bin/clang++"
+        if not version:
+            return _refused(
+                plan,
+                f"what ROCm Fedora {number} packages was not known when this table was made",
+                ["rocm_source: amd", "the backend vulkan"],
+            )
+        if rocm_version not in ("auto", version, _dotted(_pair(version))):
+            return _refused(
+                plan,
+                f"Fedora {number} packages ROCm {version}, not {rocm_version}",
+                [f"rocm_version: auto (that is {version})", f"rocm_source: amd ({', '.join(AMD_ROCM_VERSIONS)})"],
+            )
+        packages = list(ROCM_PACKAGES)
+    else:
+        version = AMD_ROCM_VERSIONS[-1] if rocm_version == "auto" else rocm_version
+        if version not in AMD_ROCM_VERSIONS and rocm_repository is None:
+            return _refused(
+                plan,
+                f"AMD's ROCm {version} is not in the table, which knows {', '.join(AMD_ROCM_VERSIONS)}",
+                ["one of those", "a repository of your own that has it (rocm_repository)"],
+            )
+        _pair(version)
+        root, clang = "/opt/rocm", "/opt/rocm/llvm/bin/clang++"
+        packages = list(AMD_ROCM_PACKAGES)
+        plan["repositories"].append(
+            {
+                "name": f"rocm-{version}",
+                "description": f"AMD ROCm {version}",
+                "baseurl": AMD_ROCM_BASEURL.format(version=version),
+                "key_url": AMD_ROCM_KEY,
+                "key_fingerprint": AMD_ROCM_FINGERPRINT,
+                # AMD's kernel module is made for other kernels than Fedora's.
+                "exclude": ["amdgpu-dkms*"],
+                **_override("rocm_repository", rocm_repository),
+            }
+        )
+        draft.because("kyuz0/amd-strix-halo-toolboxes Dockerfile.rocm-7.2.4-turboquant, 2026-08")
+        draft.warnings.append("AMD builds ROCm for RHEL 10, not for Fedora: it is used so, and not supported by AMD")
+    plan["version"] = version
+    draft.because(release.source)
+
+    if rocm_source == "fedora" and leftover_rocm:
+        draft.warnings.append(
+            "a directory /opt/rocm is left on the host: the build would take it for its ROCm, so ROCM_PATH names "
+            f"{root}; remove it where nothing else needs it"
+        )
+    if "gfx1151" in names and _pair(version) < (6, 4):
+        return _refused(
+            plan,
+            f"ROCm {version} of Fedora {number} is not usable on gfx1151 (Strix Halo)",
+            ["Fedora 43 or newer (ROCm 6.4.2 with the fixes)", "rocm_source: amd", "the backend vulkan"],
+        )
+    if rocm_source == "fedora" and release.gcc >= 16 and _pair(version) == (7, 1):
+        draft.warnings.append(
+            "HIP with libstdc++ 16 needs ROCm packages of 7.1.1-4 (2026-10-24) or newer: update the host first"
+        )
+    if rocwmma:
+        problem = _rocwmma_problem(version, names)
+        if not problem and rocm_source == "fedora" and not release.rocwmma:
+            problem = f"Fedora {number} has no rocwmma-devel"
+        if problem:
+            return _refused(plan, f"rocWMMA cannot be used: {problem}", ["rocwmma: false, which is the default"])
+        packages.append("rocwmma-devel")
+    if not names:
+        return _refused(
+            plan,
+            "no GPU targets were given, and ROCm has no code that runs on every GPU",
+            ["gpu_targets with the gfx names of the hosts, for example gfx1151 (gpu_info and rocminfo print them)"],
+        )
+    plan["packages"]["backend"] = packages
+    plan["architectures"] = names
+    plan["host_compiler"] = clang
+    plan["environment"] = {"ROCM_PATH": root, "HIP_PATH": root, "HIPCXX": clang, "HIP_PLATFORM": "amd"}
+    plan["cmake_options"] = {
+        "GGML_HIP": "ON",
+        "GPU_TARGETS": ";".join(names),
+        "CMAKE_HIP_COMPILER": clang,
+        "CMAKE_HIP_PLATFORM": "amd",
+        "GGML_HIP_ROCWMMA_FATTN": "ON" if rocwmma else "OFF",
+    }
+    return plan
+
+
+def _rocwmma_problem(rocm: str, names: Sequence[str]) -> str:
+    """Say why rocWMMA flash attention is wrong for these GPUs; an empty string where it is right.
+
+    Source: the fork's ggml/src/ggml-hip and its documentation. RDNA3 is fine; RDNA4 needs rocWMMA 2, which came with
+    ROCm 7; CDNA is broken with rocWMMA 2.0.0, which is what ROCm 7 began with; older RDNA has no such instructions.
+    """
+    for name in names:
+        if name in CDNA and _pair(rocm) >= (7, 0):
+            return f"{name} ({GFX[name]}) is broken with rocWMMA 2.0.0 (ROCm {rocm})"
+        if name in RDNA4 and _pair(rocm) < (7, 0):
+            return f"{name} ({GFX[name]}) needs rocWMMA 2 or newer, ROCm {rocm} has 1"
+        if name.startswith("gfx10") or name in ("gfx906",):
+            return f"{name} ({GFX[name]}) has no matrix instructions"
+    return ""
+
+
+def _plan_conda(
+    plan: dict[str, Any],
+    draft: _Draft,
+    backend: str,
+    machine: str,
+    cuda_version: str,
+    targets: Sequence[Any],
+    driver_version: str | None,
+    prefix: str,
+) -> dict[str, Any]:
+    if backend == "rocm":
+        return _refused(
+            plan,
+            "conda-forge has no ROCm toolchain that these builds were made with",
+            ["the method packages", "the backend vulkan with the method conda"],
+        )
+    specs = list(CONDA_BASE)
+    triplet = f"{machine}-conda-linux-gnu"
+    plan["conda"] = {"prefix": prefix, "channels": ["conda-forge"], "specs": specs}
+    plan["environment"] = {"PATH": f"{prefix}/bin:/usr/bin:/usr/sbin", "CONDA_PREFIX": prefix}
+    options = {
+        "CMAKE_C_COMPILER": f"{prefix}/bin/{triplet}-gcc",
+        "CMAKE_CXX_COMPILER": f"{prefix}/bin/{triplet}-g++",
+        "CMAKE_PREFIX_PATH": prefix,
+    }
+    plan["cmake_options"] = options
+    plan["host_compiler"] = options["CMAKE_CXX_COMPILER"]
+    draft.warnings.append(
+        f"what is built needs the libraries of {prefix} when it runs: the folder must stay, readable by the service"
+    )
+    if backend == "vulkan":
+        specs += CONDA_VULKAN
+        options["GGML_VULKAN"] = "ON"
+    if backend != "cuda":
+        return plan
+
+    capabilities = cuda_architectures(targets)
+    candidates = CONDA_CUDA_AUTO if cuda_version == "auto" else (_dotted(_pair(cuda_version)),)
+    reasons = []
+    for version in candidates:
+        if version not in CUDAS:
+            return _refused(plan, f"CUDA {version} is not in the table, which knows {', '.join(CUDAS)}", [])
+        problem = _target_problem(version, capabilities) or driver_problem(version, driver_version)
+        if not problem:
+            break
+        reasons.append(problem)
+    else:
+        fits = [
+            f"cuda_version: {known}"
+            for known in CUDAS
+            if not _target_problem(known, capabilities) and not driver_problem(known, driver_version)
+        ]
+        return _refused(plan, "; ".join(reasons), fits[-1:] or ["hosts of one kind in one build, and a newer driver"])
+    plan["version"] = version
+    plan["driver_minimum"] = CUDAS[version].drivers
+    draft.because("conda-forge feedstocks cuda-version and cuda-nvcc (cuda-nvcc pins its own range of GCC)")
+    draft.because(_GPUS_SOURCE)
+    draft.because(_DRIVERS_SOURCE)
+    specs.append(f"cuda-version={version}")
+    specs += CONDA_CUDA
+    options.update({"GGML_CUDA": "ON", "CMAKE_CUDA_COMPILER": f"{prefix}/bin/nvcc", "CUDAToolkit_ROOT": prefix})
+    environment = plan["environment"]
+    _finish_cuda(plan, draft, capabilities, version)
+    plan["environment"] = {**environment, **plan["environment"]}
+    return plan
+
+
+def toolchain_plan(
+    host: Any,
+    backend: str = "cpu",
+    method: str = "packages",
+    machine: str | None = None,
+    cuda_version: str = "auto",
+    rocm_version: str = "auto",
+    rocm_source: str = "fedora",
+    gpu_targets: Sequence[Any] = (),
+    driver_version: str | None = None,
+    header_patch: bool = False,
+    nvidia_driver: bool = False,
+    rpmfusion_driver: bool = False,
+    cuda_gcc_copr: bool = True,
+    cuda_available: Sequence[str] | None = None,
+    cuda_repository: Mapping[str, Any] | None = None,
+    rocm_repository: Mapping[str, Any] | None = None,
+    rocwmma: bool = False,
+    leftover_rocm: bool = False,
+    conda_prefix: str = CONDA_PREFIX,
+) -> dict[str, Any]:
+    """Return how a host builds for a backend, or a plan with `supported: false`, the reason and what would work."""
+    number, release = release_of(host)
+    _one_of("backend", backend, BACKENDS)
+    _one_of("method", method, METHODS)
+    _one_of("rocm_source", rocm_source, ROCM_SOURCES)
+    found = host.get("machine") if isinstance(host, Mapping) else None
+    machine = _one_of("machine", machine or found or "x86_64", tuple(MACHINES))
+    if isinstance(gpu_targets, (str, bytes)) or not isinstance(gpu_targets, Sequence):
+        raise ValueError(f"gpu_targets is a list, got {type(gpu_targets).__name__}: {gpu_targets!r}")
+    cuda_version, rocm_version = str(cuda_version), str(rocm_version)
+    if not conda_prefix.startswith("/"):
+        raise ValueError(f"conda_prefix is an absolute path, got {conda_prefix!r}")
+
+    draft = _Draft(warnings=list(release.remarks))
+    draft.because(release.source)
+    plan = _empty_plan(number, release, backend, method, draft)
+    if method == "conda":
+        return _plan_conda(plan, draft, backend, machine, cuda_version, gpu_targets, driver_version, conda_prefix)
+
+    plan["packages"]["base"] = list(BASE_PACKAGES)
+    if backend == "cuda":
+        return _plan_cuda(
+            plan,
+            draft,
+            number,
+            release,
+            machine,
+            cuda_version,
+            gpu_targets,
+            driver_version,
+            header_patch,
+            nvidia_driver,
+            rpmfusion_driver,
+            cuda_gcc_copr,
+            cuda_available,
+            cuda_repository,
+        )
+    if backend == "rocm":
+        return _plan_rocm(
+            plan,
+            draft,
+            number,
+            release,
+            machine,
+            rocm_version,
+            rocm_source,
+            gpu_targets,
+            rocwmma,
+            leftover_rocm,
+            rocm_repository,
+        )
+    plan["host_compiler"] = "/usr/bin/g++"
+    if backend == "vulkan":
+        draft.because("the fork's ggml/src/ggml-vulkan/CMakeLists.txt; kyuz0 Dockerfile.vulkan-radv (Fedora 43)")
+        plan["packages"]["backend"] = [*VULKAN_PACKAGES, *VULKAN_RUN_PACKAGES]
+        plan["cmake_options"] = {"GGML_VULKAN": "ON"}
+    return plan
+
+
+_STATES = {
+    "packages": "yes",
+    "elsewhere": "other repository",
+    "patch": "header patch",
+    "no compiler": "no",
+}
+
+
+def matrix() -> str:
+    """Return the tables as Markdown; docs/toolchain_matrix.md is this text."""
+    lines = [
+        "# Toolchain matrix",
+        "",
+        "Made from the tables in `plugins/module_utils/_toolchain.py`; do not edit. How the choice is made, and what to",
+        "do where a cell says no, is in [toolchains.md](toolchains.md).",
+        "",
+        "## CUDA on each Fedora release",
+        "",
+        "- **yes**: NVIDIA's repository for that release has it, and the named compiler of the release builds it.",
+        "- **other repository**: the compiler builds it, but NVIDIA's repository for that release does not have it.",
+        "- **header patch**: the compiler builds it once CUDA's own header is patched (`toolchain_cuda_header_patch`),",
+        "  because its prototypes contradict those of the C library. It needs a repository that has that version.",
+        "- **no**: no packaged compiler is old enough; the method conda or a container is.",
+        "",
+    ]
+    header = ["CUDA", "highest GCC", "driver"]
+    header += [f"Fedora {number} (GCC {row.gcc}, glibc {_dotted(row.glibc)})" for number, row in RELEASES.items()]
+    lines += _table(header, [_cuda_row(cuda) for cuda in CUDAS])
+    lines += ["", "Sources:", ""]
+    lines += [f"- {row.cuda.source}" for row in RELEASES.values() if row.cuda is not None]
+    lines += [
+        "- Fedora 45: NVIDIA's repository exists, what it holds and its key were not known on 2026-11-24",
+        "- highest GCC: `crt/host_config.h` of NVIDIA's nvcc of each version",
+        f"- header patch: {_CONFLICT_SOURCE}",
+        f"- driver: {_DRIVERS_SOURCE}",
+        "",
+        "## Each Fedora release",
+        "",
+    ]
+    lines += _table(
+        ["Fedora", "GCC", "glibc", "older compilers", "ROCm", "rocWMMA", "key of NVIDIA's repository"],
+        [
+            [
+                str(number),
+                row.gcc_version,
+                _dotted(row.glibc),
+                ", ".join(f"gcc{major}-c++" for major in row.compat),
+                row.rocm,
+                "yes" if row.rocwmma else "no",
+                f"{row.cuda.key} `{row.cuda.fingerprint or 'fingerprint not published'}`" if row.cuda else "not known",
+            ]
+            for number, row in RELEASES.items()
+        ],
+    )
+    lines += ["", f"Source: {_PFO}", "", "## NVIDIA GPUs", ""]
+    lines += _table(
+        ["compute capability", "GPUs", "CMAKE_CUDA_ARCHITECTURES", "first CUDA", "last CUDA"],
+        [
+            [
+                capability,
+                gpu.names,
+                gpu.architecture,
+                _dotted(gpu.first_cuda),
+                _dotted(gpu.last_cuda) if gpu.last_cuda else "",
+            ]
+            for capability, gpu in GPUS.items()
+        ],
+    )
+    lines += ["", f"Source: {_GPUS_SOURCE}", "", "## AMD GPUs", ""]
+    lines += _table(["gfx name", "GPUs"], [[name, gpus] for name, gpus in GFX.items()])
+    lines += ["", f"Source: {_GFX_SOURCE}", ""]
+    return "\n".join(lines)
+
+
+def _cuda_row(cuda: str) -> list[str]:
+    cells = [cuda, str(CUDAS[cuda].max_gcc), f">= {CUDAS[cuda].drivers}"]
+    for release in RELEASES.values():
+        verdict = cuda_verdict(release, cuda)
+        text = _STATES[verdict["state"]]
+        if verdict["compiler"] is not None:
+            text += f", g++-{verdict['compiler']}"
+            if verdict["stock"]:
+                text += " or stock"
+        if verdict["state"] == "patch":
+            text += f": {', '.join(verdict['functions'])}"
+        cells.append(text)
+    return cells
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'|'.join('---' for _cell in header)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+if __name__ == "__main__":
+    print(matrix(), end="")
