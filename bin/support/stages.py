@@ -149,9 +149,7 @@ def sanity(tally: Tally) -> None:
     console.run(["tar", "--extract", "--file", _built(tree.copy()), "--directory", unpacked])
     console.run(["git", "init", "--quiet", unpacked])
     console.run(["git", "-C", unpacked, "add", "--all", "--force"])
-    bootstrap = (
-        "import subprocess, sys\nsubprocess.check_call([sys.executable, '-m', 'ensurepip', '--default-pip'])\n"
-    )
+    bootstrap = "import subprocess, sys\nsubprocess.check_call([sys.executable, '-m', 'ensurepip', '--default-pip'])\n"
     cache = Path.home() / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     for name in ("get_pip_24_2.py", "get_pip_25_2.py"):
