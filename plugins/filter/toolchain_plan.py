@@ -87,7 +87,9 @@ options:
     type: bool
     default: true
   cuda_available:
-    description: The CUDA releases that the repository in use carries, where it is not NVIDIA's own.
+    description:
+      - The CUDA releases that the repository in use carries, where it is not NVIDIA's own.
+      - Empty means not given.
     type: list
     elements: str
   cuda_repository:
@@ -97,6 +99,9 @@ options:
     type: dict
   rocm_repository:
     description: The same for AMD's repository of ROCm.
+    type: dict
+  copr_repository:
+    description: The same for the COPR slaanesh/cuda-gcc.
     type: dict
   rocwmma:
     description: Whether flash attention is to use rocWMMA. Refused for the GPUs on which it is wrong.
@@ -109,7 +114,7 @@ options:
   conda_prefix:
     description: Where the conda toolchain lives.
     type: path
-    default: /opt/llamafleet/toolchain
+    default: /opt/llamafleet/toolchain/env
 seealso:
   - name: Toolchains
     description: How the choice is made, and what to do where it refuses.

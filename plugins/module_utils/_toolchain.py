@@ -22,7 +22,7 @@ METHODS = ("packages", "conda")
 ROCM_SOURCES = ("fedora", "amd")
 MACHINES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 
-CONDA_PREFIX = "/opt/llamafleet/toolchain"
+CONDA_PREFIX = "/opt/llamafleet/toolchain/env"
 
 # Variables that reach nvcc, or CMake's choice for it, behind the options' back. CUDAHOSTCXX beats
 # -DCMAKE_CUDA_HOST_COMPILER at the first configure; NVCC_APPEND_FLAGS beats even the command line's -ccbin.
@@ -591,6 +591,7 @@ def _plan_cuda(
     cuda_gcc_copr: bool,
     cuda_available: Sequence[str] | None,
     cuda_repository: Mapping[str, Any] | None,
+    copr_repository: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     capabilities = cuda_architectures(targets)
     if cuda_repository is not None and cuda_available is None:
@@ -689,6 +690,7 @@ def _plan_cuda(
                 "key_url": COPR_KEY,
                 "key_fingerprint": COPR_FINGERPRINT,
                 "exclude": [],
+                **_override("copr_repository", copr_repository),
             }
         )
         backend.append("cuda-gcc")
@@ -965,6 +967,7 @@ def toolchain_plan(
     cuda_available: Sequence[str] | None = None,
     cuda_repository: Mapping[str, Any] | None = None,
     rocm_repository: Mapping[str, Any] | None = None,
+    copr_repository: Mapping[str, Any] | None = None,
     rocwmma: bool = False,
     leftover_rocm: bool = False,
     conda_prefix: str = CONDA_PREFIX,
@@ -1003,8 +1006,9 @@ def toolchain_plan(
             nvidia_driver,
             rpmfusion_driver,
             cuda_gcc_copr,
-            cuda_available,
-            cuda_repository,
+            cuda_available or None,
+            cuda_repository or None,
+            copr_repository or None,
         )
     if backend == "rocm":
         return _plan_rocm(
@@ -1018,7 +1022,7 @@ def toolchain_plan(
             gpu_targets,
             rocwmma,
             leftover_rocm,
-            rocm_repository,
+            rocm_repository or None,
         )
     plan["host_compiler"] = "/usr/bin/g++"
     if backend == "vulkan":
@@ -1041,8 +1045,8 @@ def matrix() -> str:
     lines = [
         "# Toolchain matrix",
         "",
-        "Made from the tables in `plugins/module_utils/_toolchain.py`; do not edit. How the choice is made, and what to",
-        "do where a cell says no, is in [toolchains.md](toolchains.md).",
+        "Made from the tables in `plugins/module_utils/_toolchain.py`; do not edit. How the choice is made, and what",
+        "to do where a cell says no, is in [toolchains.md](toolchains.md).",
         "",
         "## CUDA on each Fedora release",
         "",
