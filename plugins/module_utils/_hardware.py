@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._gtt import PAGE_BYTES, default_reserve
+from ansible_collections.llamafleet.turboquant.plugins.module_utils._toolchain import GPUS
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -79,11 +80,6 @@ _DRIVER_BRANCH_CUDA = (
     (555, "12.5"), (560, "12.6"), (565, "12.7"), (570, "12.8"), (575, "12.9"), (580, "13.0"), (590, "13.1"),
     (595, "13.2"), (610, "13.3"),
 )  # fmt: skip
-# First and last CUDA that compiles for a compute capability. Source: release notes of the toolkits; nixpkgs cuda.nix.
-_CAPABILITY_FIRST_CUDA = {
-    "8.9": (11, 8), "9.0": (11, 8), "10.0": (12, 8), "10.3": (12, 9), "11.0": (13, 0), "12.0": (12, 8), "12.1": (12, 9),
-}  # fmt: skip
-_CUDA_13_LEAST_CAPABILITY = (7, 5)
 
 KERNEL_FLOOR_STRIX_HALO = (6, 18, 4)
 BAD_FIRMWARE = "20251125"
@@ -833,28 +829,24 @@ def _check_cuda(tree: Tree, gpu: dict[str, Any], cuda_version: str) -> None:
     capability = gpu["compute_capability"]
     if capability is None:
         return
+    known = GPUS.get(capability)
     cuda = parse_version(cuda_version)
-    first = _CAPABILITY_FIRST_CUDA.get(capability)
-    if first is not None and cuda < first:
-        tree.problem(
-            "cuda_too_old_for_gpu",
-            f"{gpu['name']} has compute capability {capability}, which CUDA {first[0]}.{first[1]} and newer "
-            "compile for, and "
-            f"CUDA {cuda_version} is chosen",
-            "NVIDIA's release notes of the CUDA toolkits",
-            severity="error",
-            gpu=gpu["pci_address"],
-        )
-    if cuda >= (13,) and parse_version(capability) < _CUDA_13_LEAST_CAPABILITY:
-        tree.problem(
-            "cuda_dropped_gpu",
-            f"{gpu['name']} has compute capability {capability}, and CUDA {cuda_version} compiles for 7.5 and "
-            "newer only: "
-            "build with CUDA 12.9",
-            "NVIDIA's release notes of CUDA 13.0",
-            severity="error",
-            gpu=gpu["pci_address"],
-        )
+    if known is None or not cuda:
+        return
+    first, last = known.first_cuda, known.last_cuda
+    if cuda < first:
+        wrong = f"which CUDA {first[0]}.{first[1]} and newer compile for"
+    elif last is not None and cuda[:2] > last:
+        wrong = f"which CUDA {last[0]}.{last[1]} was the last to compile for"
+    else:
+        return
+    tree.problem(
+        "cuda_not_for_gpu",
+        f"{gpu['name']} has compute capability {capability}, {wrong}, and CUDA {cuda_version} is chosen",
+        "NVIDIA's release notes of the CUDA toolkits",
+        severity="error",
+        gpu=gpu["pci_address"],
+    )
 
 
 def _check_vulkan(tree: Tree, gpus: Sequence[dict[str, Any]], devices: list[dict[str, str]] | None) -> None:

@@ -200,7 +200,7 @@ def test_a_card_that_only_sys_class_drm_shows(tmp_path):
     [
         ("13.2", "driver_below_cuda_floor", ("580", "575.57.08")),
         ("12.9", None, ()),
-        ("11.7", "cuda_too_old_for_gpu", ("8.9", "11.8", "11.7")),
+        ("11.7", "cuda_not_for_gpu", ("8.9", "11.8", "11.7")),
     ],
 )
 def test_cuda_against_driver_and_gpu(machine, cuda, identifier, numbers):
@@ -216,7 +216,9 @@ def test_cuda_against_driver_and_gpu(machine, cuda, identifier, numbers):
 def test_cuda_13_dropped_volta(machine):
     root = machine("rtx_4090", changes={"/.captured/nvidia-smi": "01:00.0, Tesla V100, 16384, 16000, 7.0\n"})
     result = _hardware.read_hardware(str(root), cuda_version="13.0")
-    assert "cuda_dropped_gpu" in ids(result)
+    assert "cuda_not_for_gpu" in ids(result)
+    (problem,) = [problem for problem in result["problems"] if problem["id"] == "cuda_not_for_gpu"]
+    assert "7.0, which CUDA 12.9 was the last to compile for, and CUDA 13.0 is chosen" in problem["message"]
 
 
 def test_a_gpu_without_driver_and_one_with_nouveau(machine):
