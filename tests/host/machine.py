@@ -113,6 +113,8 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """The environment for podman; CONTAINERS_CONF is set only where the defaults would fail."""
         env = dict(os.environ)
+        if shutil.which("podman") is None:
+            raise MachineError("podman is missing: install the package podman")
         if not self.pure_v2 and shutil.which("runc") is None:
             raise MachineError("this machine has hybrid cgroups, which crun refuses: install runc")
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
