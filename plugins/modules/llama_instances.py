@@ -1,0 +1,1173 @@
+#!/usr/bin/python
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llama_instances
+short_description: Keep exactly the listed llama-server instances running on a host
+version_added: 1.0.0
+description:
+  - Makes one systemd unit, C(llama-server@NAME.service), for each listed instance and removes those it made that are no
+    longer listed. Nothing is written before the whole list has been checked, against the rules and against the host.
+  - The command line is made for the binary that is installed, from its own C(--help).
+  - Only what changed is restarted, each instance drained first. After a restart an instance has to pass the gate, which
+    is to decode tokens through the API with its key, to refuse a wrong key, to lie on the GPU, and to have allocated
+    what was predicted. When one fails, all instances changed in this run go back to the units, settings and release
+    they had, are started again, and the module fails with the server's last lines.
+  - What passed the gate is recorded in C(/var/lib/llamafleet/state), so that a run that was killed is caught up by the
+    next.
+extends_documentation_fragment:
+  - llamafleet.turboquant._attributes
+attributes:
+  check_mode:
+    support: full
+    details: Flags are checked against the binary only where it is installed already.
+  diff_mode:
+    support: full
+    details: API keys and private keys are never shown; the diff says how many there are and that they changed.
+  idempotent:
+    support: full
+options:
+  instances:
+    description:
+      - The instances. What one leaves out is taken from O(defaults).
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - Name of the instance; its unit is C(llama-server@NAME.service). Lower-case letters, digits and C(. _ -).
+        type: str
+        required: true
+      model:
+        description:
+          - Name of the model file, an entry of C(llama_model_files).
+        type: str
+        required: true
+      mmproj:
+        description:
+          - Name of the multimodal projector, an entry of C(llama_model_files). It costs GPU memory of about its size.
+        type: str
+      alias:
+        description:
+          - Name under which the API shows the model. The name of the file when it is not set.
+        type: str
+      host:
+        description:
+          - Address to listen on, or a socket below C(/run/llamafleet/NAME/) that ends in C(.sock). V(127.0.0.1)
+            unless set; any other than a loopback address needs keys.
+        type: str
+      port:
+        description:
+          - TCP port, 1 to 65535, different for each instance of a host.
+        type: int
+      backend:
+        description:
+          - What computes. Decides the sandbox, the devices that are named, and whether the gate asks for buffers on a
+            GPU.
+        type: str
+        choices: [cpu, cuda, rocm, vulkan]
+      ctx_size:
+        description:
+          - Context in tokens, all slots together, or V(auto) for the largest that the plan allows on this host.
+        type: raw
+      cache_type_k:
+        description:
+          - Type of the K cache, for example V(f16), V(q8_0), V(turbo4), or V(auto) for the plan's choice.
+        type: str
+      cache_type_v:
+        description:
+          - Type of the V cache, as O(instances[].cache_type_k).
+        type: str
+      flash_attn:
+        description:
+          - Flash attention. Always V(on) with turbo types, which exist only with it.
+        type: str
+        choices: ['on', 'off', auto]
+      parallel:
+        description:
+          - Number of slots, that is of requests worked on at once. They share the context. V(1) unless set.
+        type: int
+      kv_unified:
+        description:
+          - One cache for all slots (true) or one for each (false). The program decides when it is not set.
+        type: bool
+      batch_size:
+        description:
+          - Logical batch in tokens.
+        type: int
+      ubatch_size:
+        description:
+          - Physical batch in tokens. More makes long prompts faster and the compute buffers larger, about linearly.
+        type: int
+      threads:
+        description:
+          - Threads for computing on the CPU.
+        type: int
+      n_gpu_layers:
+        description:
+          - Layers on the GPU, a number or V(all). V(all) unless set, with a GPU.
+        type: str
+      devices:
+        description:
+          - Devices by the names of C(llama-server --list-devices). The backend's first one unless set. They are
+            always named, so that a missing driver is an error and not a slow server on the CPU.
+        type: list
+        elements: str
+      load_mode:
+        description:
+          - How the file is brought into memory. Rendered as the binary spells it.
+        type: str
+        choices: [auto, mmap, none, mlock, mmap+mlock, dio]
+      cache_ram_mib:
+        description:
+          - Memory of the host for prompts to come back to, in MiB. V(0), off, unless set; the program's own default
+            of 8192 has ended many hosts. O(instances[].memory_max) has to allow for it.
+        type: int
+      slots:
+        description:
+          - >-
+            Show what each slot does at C(/slots). Off unless set: it shows requests to everybody with a key.
+        type: bool
+      cors_origins:
+        description:
+          - Web origins that may call the API from a browser, where the binary can limit them. None but localhost
+            unless set.
+        type: list
+        elements: str
+      reasoning:
+        description:
+          - Thinking of models that can (Gemma 4 and others).
+        type: dict
+        suboptions:
+          mode:
+            description:
+              - Whether the model thinks before it answers.
+            type: str
+            choices: ['on', 'off', auto]
+          budget:
+            description:
+              - Tokens it may think; V(-1) is no limit, V(0) ends at once.
+            type: int
+          format:
+            description:
+              - Where thoughts stand in the answer. With V(none) they come back in the content and so into the
+                history.
+            type: str
+            choices: [none, deepseek, deepseek-legacy, auto]
+      sampling:
+        description:
+          - Sampling for requests that do not say. The values of the model file, where it has some, unless set.
+        type: dict
+        suboptions:
+          temperature:
+            description:
+              - Temperature.
+            type: float
+          top_p:
+            description:
+              - Top-p.
+            type: float
+          top_k:
+            description:
+              - Top-k.
+            type: int
+          min_p:
+            description:
+              - Min-p.
+            type: float
+      draft:
+        description:
+          - Speculative decoding with a smaller model. Rendered as the binary spells it.
+        type: dict
+        suboptions:
+          model:
+            description:
+              - Name of the draft model, an entry of C(llama_model_files).
+            type: str
+            required: true
+          max:
+            description:
+              - Most tokens to draft.
+            type: int
+          min:
+            description:
+              - Least tokens to draft.
+            type: int
+      turbo_layer_adaptive:
+        description:
+          - C(TURBO_LAYER_ADAPTIVE) of the fork, V(0) to V(7). V(0) switches off the larger first and last layers that
+            it uses with turbo2.
+        type: int
+      cuda_unified_memory:
+        description:
+          - >-
+            C(GGML_CUDA_ENABLE_UNIFIED_MEMORY): spill into the host's memory instead of failing. Slow.
+        type: bool
+      vk_prefer_host_memory:
+        description:
+          - >-
+            C(GGML_VK_PREFER_HOST_MEMORY): allocate in the host's memory first; for integrated GPUs.
+        type: bool
+      env:
+        description:
+          - Further variables of the environment. C(LLAMA_ARG_*) is refused, for the program ignores unknown names and
+            overrides known ones.
+        type: dict
+      extra_args:
+        description:
+          - Further words of the command line, each option known to the installed binary, its value the next word.
+            Options that are set by variables or that endanger the host are refused.
+        type: list
+        elements: str
+      api_keys:
+        description:
+          - Keys of which clients have to present one, each of at least 16 characters. Keep them in a vault. They are
+            placed below C(/etc/llamafleet/instances), mode 0400, and reach the service by LoadCredential.
+        type: list
+        elements: str
+      tls:
+        description:
+          - Certificate and key, both or none; that they make a pair is checked. A changed file is taken up at the
+            next run.
+        type: dict
+        suboptions:
+          certificate:
+            description:
+              - PEM file with the certificate chain on the host.
+            type: path
+          key:
+            description:
+              - PEM file with the private key on the host.
+            type: path
+          certificate_content:
+            description:
+              - The certificate chain itself, instead of a file.
+            type: str
+          key_content:
+            description:
+              - The private key itself, from a vault, instead of a file.
+            type: str
+      allow_open:
+        description:
+          - Listen on a network address without keys. Everybody who can reach it can use it.
+        type: bool
+      allow_from:
+        description:
+          - Networks whose packets reach the service, such as V(10.0.0.0/8); all unless set. Done by systemd, besides
+            any firewall.
+        type: list
+        elements: str
+      memory_max:
+        description:
+          - Most memory of the host, such as V(24G), C(MemoryMax) of the unit. With mmap the file's pages count while
+            they are in use. No limit unless set.
+        type: str
+      oom_score_adjust:
+        description:
+          - How readily the kernel ends this service when memory runs out, -1000 to 1000. Memory that the GPU maps is
+            not counted, so it is high (500) unless set.
+        type: int
+      start_timeout:
+        description:
+          - Seconds that loading may take. V(300) unless set.
+        type: int
+      drain_timeout:
+        description:
+          - Seconds to wait for running requests before a stop. V(60) unless set.
+        type: int
+      jit:
+        description:
+          - Allow memory that is written and then executed. Only software Vulkan (llvmpipe) needs it, and crashes
+            without.
+        type: bool
+      max_graph_splits:
+        description:
+          - Most graph splits with a GPU; more means that operations fall back to the CPU. V(8) unless set; raise it
+            for experts kept on the CPU.
+        type: int
+      min_tps:
+        description:
+          - Tokens per second that the gate asks for. None unless set.
+        type: float
+      watchdog:
+        description:
+          - A timer that decodes one token and restarts a server that cannot any more.
+        type: dict
+        suboptions:
+          enabled:
+            description:
+              - Have one at all. On unless set.
+            type: bool
+          interval:
+            description:
+              - Seconds between probes. V(60) unless set.
+            type: int
+          timeout:
+            description:
+              - Seconds that one token may take. V(90) unless set.
+            type: int
+          failures:
+            description:
+              - Failed probes in a row before a restart. V(3) unless set.
+            type: int
+          grace:
+            description:
+              - Seconds after a start without probes. V(300) unless set.
+            type: int
+          cooldown:
+            description:
+              - Least seconds between two restarts. V(1800) unless set.
+            type: int
+      state:
+        description:
+          - V(started) unless set; V(stopped) keeps the unit, V(absent) is as if it were not listed.
+        type: str
+        choices: [started, stopped, absent]
+  predicted:
+    description: What the plan says each instance will allocate, by its name, C(kv_bytes) and C(total_bytes) in bytes.
+    type: dict
+    default: {}
+  defaults:
+    description: Settings for instances that do not name them.
+    type: dict
+    default: {}
+  models:
+    description: The listed model files, C(name), C(sha256) and, where known, C(bytes). An instance may use only these.
+    type: list
+    elements: dict
+    default: []
+  model_dir:
+    description: Where the model files lie.
+    type: path
+    default: /var/lib/llamafleet/models
+  release:
+    description:
+      - The installed release, usually a link. Units name what it points to, so a crash never starts another release.
+    type: path
+    default: /opt/llamafleet/current
+  user:
+    description: System user that the instances run as. It has to exist.
+    type: str
+    default: llamafleet
+  gate:
+    description: Put each started instance through the gate. Without it an instance counts as done when it is ready.
+    type: bool
+    default: true
+  gate_timeout:
+    description: Seconds that the gate's request may take.
+    type: int
+    default: 120
+  tolerance:
+    description:
+      - How far all buffers together may be from the prediction, as a fraction. The caches may not differ at all.
+    type: float
+    default: 0.05
+author:
+  - llamafleet contributors (@llamafleet)
+"""
+
+EXAMPLES = r"""
+- name: One small model on the CPU
+  llamafleet.turboquant.llama_instances:
+    instances:
+      - name: chat
+        model: smollm2.gguf
+        port: 8080
+        ctx_size: 4096
+    models:
+      - name: smollm2.gguf
+        sha256: b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+  become: true
+"""
+
+RETURN = r"""
+instances:
+  description: Each instance and how it stands.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The instance.
+      type: str
+      returned: always
+    action:
+      description: V(created), V(updated), V(restarted), V(stopped), V(removed) or V(unchanged).
+      type: str
+      returned: always
+    address:
+      description: Where it listens.
+      type: str
+      returned: when listed
+    release:
+      description: Directory of the release that it runs.
+      type: str
+      returned: when listed
+    gate:
+      description: What the gate saw when this configuration was started, with predicted and measured bytes.
+      type: dict
+      returned: when listed
+release:
+  description: Directory that O(release) points to.
+  returned: success
+  type: str
+"""
+
+import contextlib
+import grp
+import hashlib
+import inspect
+import json
+import os
+import pwd
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _model_file,
+    _server_flags,
+    _server_gate,
+    _server_instance,
+    _server_log,
+    _server_probe,
+    _unit,
+)
+
+UNITS = Path("/etc/systemd/system")
+CREDENTIALS = Path(_unit.CREDENTIALS)
+STATE = Path("/var/lib/llamafleet/state")
+SECRET_FILES = ("api-keys", "tls.key")
+
+DEFAULTS: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 8080,
+    "backend": "cpu",
+    "parallel": 1,
+    "kv_unified": None,
+    "cache_type_k": "f16",
+    "cache_type_v": "f16",
+    "flash_attn": "auto",
+    "devices": [],
+    "cache_ram_mib": 0,
+    "load_mode": "auto",
+    "slots": False,
+    "extra_args": [],
+    "env": {},
+    "tls": {},
+    "allow_open": False,
+    "allow_from": [],
+    "memory_max": "",
+    "oom_score_adjust": 500,
+    "start_timeout": 300,
+    "drain_timeout": 60,
+    "jit": False,
+    "max_graph_splits": 8,
+    "min_tps": 0,
+    "watchdog": {},
+    "state": "started",
+}
+INSTANCE_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "model": {"type": "str", "required": True},
+    "mmproj": {"type": "str"},
+    "alias": {"type": "str"},
+    "host": {"type": "str"},
+    "port": {"type": "int"},
+    "backend": {"type": "str", "choices": ["cpu", "cuda", "rocm", "vulkan"]},
+    "ctx_size": {"type": "raw"},
+    "cache_type_k": {"type": "str"},
+    "cache_type_v": {"type": "str"},
+    "flash_attn": {"type": "str", "choices": ["on", "off", "auto"]},
+    "parallel": {"type": "int"},
+    "kv_unified": {"type": "bool"},
+    "batch_size": {"type": "int"},
+    "ubatch_size": {"type": "int"},
+    "threads": {"type": "int"},
+    "n_gpu_layers": {"type": "str"},
+    "devices": {"type": "list", "elements": "str"},
+    "load_mode": {"type": "str", "choices": ["auto", "mmap", "none", "mlock", "mmap+mlock", "dio"]},
+    "cache_ram_mib": {"type": "int"},
+    "slots": {"type": "bool"},
+    "cors_origins": {"type": "list", "elements": "str"},
+    "reasoning": {
+        "type": "dict",
+        "options": {
+            "mode": {"type": "str", "choices": ["on", "off", "auto"]},
+            "budget": {"type": "int"},
+            "format": {"type": "str", "choices": ["none", "deepseek", "deepseek-legacy", "auto"]},
+        },
+    },
+    "sampling": {
+        "type": "dict",
+        "options": {
+            "temperature": {"type": "float"},
+            "top_p": {"type": "float"},
+            "top_k": {"type": "int"},
+            "min_p": {"type": "float"},
+        },
+    },
+    "draft": {
+        "type": "dict",
+        "options": {"model": {"type": "str", "required": True}, "max": {"type": "int"}, "min": {"type": "int"}},
+    },
+    "turbo_layer_adaptive": {"type": "int"},
+    "cuda_unified_memory": {"type": "bool"},
+    "vk_prefer_host_memory": {"type": "bool"},
+    "env": {"type": "dict"},
+    "extra_args": {"type": "list", "elements": "str"},
+    "api_keys": {"type": "list", "elements": "str", "no_log": True},
+    "tls": {
+        "type": "dict",
+        "options": {
+            "certificate": {"type": "path"},
+            "key": {"type": "path"},
+            "certificate_content": {"type": "str"},
+            "key_content": {"type": "str", "no_log": True},
+        },
+    },
+    "allow_open": {"type": "bool"},
+    "allow_from": {"type": "list", "elements": "str"},
+    "memory_max": {"type": "str"},
+    "oom_score_adjust": {"type": "int"},
+    "start_timeout": {"type": "int"},
+    "drain_timeout": {"type": "int"},
+    "jit": {"type": "bool"},
+    "max_graph_splits": {"type": "int"},
+    "min_tps": {"type": "float"},
+    "watchdog": {
+        "type": "dict",
+        "options": {
+            "enabled": {"type": "bool"},
+            "interval": {"type": "int"},
+            "timeout": {"type": "int"},
+            "failures": {"type": "int"},
+            "grace": {"type": "int"},
+            "cooldown": {"type": "int"},
+        },
+    },
+    "state": {"type": "str", "choices": ["started", "stopped", "absent"]},
+}
+
+WATCHDOG = {"enabled": True, "interval": 60, "timeout": 90, "failures": 3, "grace": 300, "cooldown": 1800}
+
+
+class Failure(Exception):
+    """The module fails with this message."""
+
+
+class Instance:
+    """One instance: what is wanted, and how it stands on the host."""
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.item = item
+        self.name: str = item["name"]
+        self.unit = _unit.unit_name(self.name)
+        self.files: dict[Path, bytes] = {}
+        self.predicted: dict[str, Any] | None = item.get("predicted")
+        self.fingerprint = ""
+        self.action = "unchanged"
+        self.reasons: list[str] = []
+        self.gate: dict[str, Any] = {}
+
+    @property
+    def credentials(self) -> Path:
+        return CREDENTIALS / self.name
+
+    @property
+    def state_path(self) -> Path:
+        return STATE / self.name / "state.json"
+
+    @property
+    def good_unit(self) -> Path:
+        return STATE / self.name / "good.service"
+
+    def state(self) -> dict[str, Any]:
+        try:
+            loaded = json.loads(self.state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+def read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def mode_of(path: Path) -> int:
+    return 0o400 if path.parent.parent == CREDENTIALS else 0o644
+
+
+class Worker:
+    """Brings the host to the list."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.check = module.check_mode
+        self.release = Path(self.params["release"]).resolve()
+        self.removed: list[str] = []
+        self.diffs: list[dict[str, str]] = []
+
+    # -- small helpers
+
+    def run(self, words: list[str]) -> tuple[int, str, str]:
+        result: tuple[int, str, str] = self.module.run_command(words)
+        return result
+
+    def systemctl(self, *words: str) -> None:
+        rc, out, err = self.run(["systemctl", *words])
+        if rc != 0:
+            raise Failure(f"systemctl {' '.join(words)} failed: {(err or out).strip()}")
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write whole or not at all, never readable by others for a moment when it may not be."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        descriptor, temporary = tempfile.mkstemp(dir=self.module.tmpdir)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+        Path(temporary).chmod(mode_of(path))
+        self.module.atomic_move(temporary, str(path))
+        path.chmod(mode_of(path))
+
+    # -- checking
+
+    def options(self) -> _server_flags.Options | None:
+        binary = self.release / "bin" / "llama-server"
+        if not binary.is_file():
+            if self.check:
+                return None
+            raise Failure(f"{binary} does not exist; install a release first (role llama_install)")
+        rc, out, err = self.module.run_command([str(binary), "--help"], environ_update={"GGML_NO_BACKTRACE": "1"})
+        if rc != 0:
+            raise Failure(f"{binary} --help ended with {rc}: {_server_log.last_words(err or out, 3)}")
+        return _server_flags.parse_help(out)
+
+    def groups(self, backend: str) -> list[str]:
+        if backend == "cpu":
+            return []
+        found = []
+        for name in ("render", "video"):
+            with contextlib.suppress(KeyError):
+                found.append(grp.getgrnam(name).gr_name)
+        return found
+
+    def check_model(self, item: dict[str, Any], listed: dict[str, dict[str, Any]]) -> None:
+        directory = Path(self.params["model_dir"])
+        record = _model_file.Record(directory)
+        for name in (item["model"], item.get("mmproj"), (item.get("draft") or {}).get("model")):
+            if not name:
+                continue
+            path = directory / name
+            where = f"instance {item['name']!r}: model file {path}"
+            if not path.is_file():
+                if self.check:
+                    continue
+                raise Failure(f"{where} does not exist; place it first (role llama_model)")
+            known = listed.get(name, {})
+            size = path.stat().st_size
+            if known.get("bytes") and int(known["bytes"]) != size:
+                raise Failure(
+                    f"{where} has {size} bytes, not the {known['bytes']} of llama_model_files; it is cut short"
+                )
+            with path.open("rb") as handle:
+                magic = handle.read(4)
+            if magic != b"GGUF":
+                raise Failure(
+                    f"{where} begins with {magic!r} and not with b'GGUF'; it is not a model llama-server can load"
+                )
+            digest = record.digest(path)
+            if known.get("sha256") and digest is not None and digest != known["sha256"].lower():
+                if self.check:
+                    continue
+                raise Failure(
+                    f"{where} has sha256 {digest}, but llama_model_files says {known['sha256']}; run llama_model"
+                )
+            if known.get("sha256") and digest is None and not self.check:
+                raise Failure(
+                    f"{where} has changed since its sha256 was checked; run role llama_model, which reads it again"
+                )
+
+    def check_tls(self, item: dict[str, Any]) -> None:
+        """Refuse a certificate and a key that do not belong together."""
+        if not item["has_tls"]:
+            return
+        tls = item["tls"]
+        with tempfile.TemporaryDirectory(dir=self.module.tmpdir) as folder:
+            paths = {}
+            for kind in ("certificate", "key"):
+                if f"{kind}_content" in tls:
+                    paths[kind] = Path(folder) / kind
+                    descriptor = os.open(paths[kind], os.O_WRONLY | os.O_CREAT, 0o400)
+                    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+                        handle.write(tls[f"{kind}_content"])
+                else:
+                    paths[kind] = Path(tls[kind])
+                    if not paths[kind].is_file():
+                        raise Failure(f"instance {item['name']!r}: tls.{kind} {paths[kind]} does not exist")
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths["certificate"], paths["key"])
+            except (ssl.SSLError, OSError, ValueError) as exc:
+                raise Failure(
+                    f"instance {item['name']!r}: the certificate and the key of tls do not make a pair: {exc}"
+                ) from exc
+
+    def check_port(self, item: dict[str, Any], ours: dict[int, str]) -> None:
+        """Refuse an address that a process which is not ours holds."""
+        if item["state"] != "started" or item["host"].endswith(".sock"):
+            return
+        try:
+            candidates = socket.getaddrinfo(
+                item["host"], item["port"], type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as exc:
+            raise Failure(f"instance {item['name']!r}: host {item['host']!r} cannot be resolved: {exc}") from exc
+        family, kind, _protocol, _name, address = candidates[0]
+        with contextlib.closing(socket.socket(family, kind)) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(address)
+                return
+            except OSError as exc:
+                reason = exc.strerror
+        holder = listener(item["port"])
+        if holder is not None and holder[0] in ours:
+            return
+        who = f"process {holder[0]} ({holder[1]})" if holder else reason
+        raise Failure(
+            f"instance {item['name']!r}: {_server_instance.endpoint(item)} is taken by {who}; "
+            "stop that or choose another port"
+        )
+
+    # -- looking
+
+    def managed(self) -> dict[str, Path]:
+        found = {}
+        for path in sorted(UNITS.glob("llama-server@*.service")):
+            name = path.name[len("llama-server@") : -len(".service")]
+            content = read(path)
+            if name and content is not None and content.decode("utf-8", "replace").startswith(_unit.MARK):
+                found[name] = path
+        return found
+
+    def prepare(self) -> list[Instance]:
+        params = self.params
+        listed = {str(entry["name"]): entry for entry in params["models"]}
+        defaults = {**DEFAULTS, **{key: value for key, value in params["defaults"].items() if value is not None}}
+        items = _server_instance.complete_all(params["instances"], defaults)
+        options = self.options()
+        try:
+            pwd.getpwnam(params["user"])
+        except KeyError:
+            if not self.check:
+                raise Failure(f"the user {params['user']!r} does not exist on this host") from None
+        managed = self.managed()
+        result = []
+        pids = {}
+        for name in managed:
+            pid = _server_gate.show(self.run, _unit.unit_name(name)).get("MainPID", "0")
+            if pid.isdigit() and pid != "0":
+                pids[int(pid)] = name
+        for item in items:
+            item["loopback"] = _server_instance.loopback(item["host"])
+            given = {key: value for key, value in (item["watchdog"] or {}).items() if value is not None}
+            item["watchdog"] = {**WATCHDOG, **given}
+            item["predicted"] = params["predicted"].get(item["name"])
+            _server_instance.model_paths(item, params["model_dir"], listed)
+            if item["state"] == "absent":
+                continue
+            path = UNITS / _unit.unit_name(item["name"])
+            if path.exists() and item["name"] not in managed:
+                raise Failure(f"{path} exists and was not made by this collection; move it away or rename the instance")
+            self.check_model(item, listed)
+            self.check_tls(item)
+            self.check_port(item, pids)
+            result.append(self.render(item, options, listed))
+        return result
+
+    def render(
+        self, item: dict[str, Any], options: _server_flags.Options | None, listed: dict[str, dict[str, Any]]
+    ) -> Instance:
+        instance = Instance(item)
+        tls = item["tls"]
+        for kind, name in (("certificate", "tls.crt"), ("key", "tls.key")):
+            path = str(instance.credentials / name) if f"{kind}_content" in tls else tls.get(kind, "")
+            item[f"tls_{kind}_path"] = path
+            if f"{kind}_content" in tls:
+                instance.files[instance.credentials / name] = tls[f"{kind}_content"].encode("utf-8")
+        if item["has_keys"]:
+            instance.files[instance.credentials / "api-keys"] = ("\n".join(item["api_keys"]) + "\n").encode("utf-8")
+        try:
+            if options is None:
+                flags = ["(rendered for the binary when it is installed)"]
+            else:
+                item["environment"] = _server_flags.check_environment(options, item["environment"])
+                flags = _server_flags.command_line(options, item)
+        except _server_flags.FlagError as exc:
+            raise Failure(f"instance {item['name']!r}: {exc}") from exc
+        text = _unit.render_service(item, str(self.release), flags, self.params["user"], self.groups(item["backend"]))
+        instance.files[UNITS / instance.unit] = text.encode("utf-8")
+        instance.files.update(
+            {UNITS / name: content.encode("utf-8") for name, content in _unit.render_watchdog(item).items()}
+        )
+        # All that decides what the process is: with the same fingerprint it need not be started again.
+        digest = hashlib.sha256(text.encode("utf-8"))
+        for path in sorted(instance.files):
+            if path.parent == instance.credentials:
+                digest.update(path.name.encode() + b"\0" + instance.files[path])
+        for kind in ("certificate", "key"):
+            if kind in tls:
+                digest.update(Path(tls[kind]).read_bytes())
+        for model in (item["model"], item.get("mmproj"), (item.get("draft") or {}).get("model")):
+            digest.update(str(listed.get(model or "", {}).get("sha256", "")).encode())
+        instance.fingerprint = digest.hexdigest()
+        return instance
+
+    def compare(self, instance: Instance) -> None:
+        """Find out what has to be done, and note it for the diff."""
+        before: dict[Path, bytes | None] = {}
+        after: dict[Path, bytes | None] = {}
+        for path, content in sorted(instance.files.items()):
+            old = read(path)
+            if old != content or (path.stat().st_mode & 0o777) != mode_of(path):
+                before[path], after[path] = old, content
+        gone = self.superfluous(instance)
+        for path in gone:
+            before[path], after[path] = read(path), None
+        for path, old in before.items():
+            self.diffs.append(difference(path, old, after[path]))
+        shown = _server_gate.show(self.run, instance.unit) if not self.bare() else {}
+        active = shown.get("ActiveState") in ("active", "reloading", "activating")
+        wanted = instance.item["state"] == "started"
+        new = read(UNITS / instance.unit) is None
+        service = any(not path.name.startswith("llama-watchdog@") for path in before)
+        if service:
+            instance.reasons.append("settings")
+        if wanted and instance.state().get("fingerprint") != instance.fingerprint:
+            instance.reasons.append("never passed the gate as it is")
+        if wanted != active:
+            instance.reasons.append("not running" if wanted else "running")
+        if (shown.get("UnitFileState") == "enabled") != wanted and not new:
+            instance.reasons.append("not enabled" if wanted else "enabled")
+        instance.gate = instance.state().get("gate", {}) if not instance.reasons else {}
+        if instance.reasons:
+            instance.action = "created" if new else "updated" if service else "restarted" if wanted else "stopped"
+            if not service:
+                text = f"{instance.unit}: {', '.join(instance.reasons)}\n"
+                after_text = f"{instance.unit}: {'running' if wanted else 'stopped'}\n"
+                self.diffs.append({"before": text, "after": after_text, "before_header": "", "after_header": ""})
+        elif before:
+            instance.action = "updated"
+
+    def bare(self) -> bool:
+        return not Path("/run/systemd/system").is_dir()
+
+    def superfluous(self, instance: Instance) -> list[Path]:
+        """Files of an earlier form of this instance: keys no longer listed, a watchdog no longer wanted."""
+        candidates = [instance.credentials / name for name in ("api-keys", "tls.crt", "tls.key")]
+        candidates += [UNITS / _unit.watchdog_name(instance.name, kind) for kind in ("service", "timer")]
+        return [path for path in candidates if path not in instance.files and path.exists()]
+
+    # -- doing
+
+    def install_probe(self) -> bool:
+        path = Path(_unit.PROBE)
+        content = inspect.getsource(_server_probe).encode("utf-8")
+        if read(path) == content:
+            return False
+        # What it says matters to nobody who reads a diff; that it changes does.
+        self.diffs.append({"before": "", "after": f"{path}\n", "before_header": "", "after_header": str(path)})
+        if not self.check:
+            self.write(path, content)
+        return True
+
+    def remove(self, name: str) -> None:
+        self.removed.append(name)
+        unit = _unit.unit_name(name)
+        for path in (UNITS / unit, *(UNITS / _unit.watchdog_name(name, kind) for kind in ("service", "timer"))):
+            if path.exists():
+                self.diffs.append(difference(path, read(path), None))
+        if self.check:
+            return
+        timer = _unit.watchdog_name(name, "timer")
+        if (UNITS / timer).exists():
+            self.systemctl("disable", "--now", timer)
+        self.systemctl("disable", "--now", unit)
+        for path in (UNITS / unit, *(UNITS / _unit.watchdog_name(name, kind) for kind in ("service", "timer"))):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        for folder in (CREDENTIALS / name, STATE / name):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (_server_probe.WATCH_STATE / f"{name}.json").unlink()
+        self.systemctl("daemon-reload")
+        self.run(["systemctl", "reset-failed", unit])
+
+    def snapshot(self, instance: Instance) -> dict[str, Any]:
+        """What has to be put back when the change fails."""
+        paths = set(instance.files) | set(self.superfluous(instance))
+        files = {path: read(path) for path in paths}
+        unit = UNITS / instance.unit
+        good = read(instance.good_unit)
+        state = instance.state()
+        current = files.get(unit)
+        if good is not None and current is not None and hashlib.sha256(current).hexdigest() != state.get("unit_sha256"):
+            # A killed run left a unit that never passed; the way back is the one that did.
+            files[unit] = good
+        shown = _server_gate.show(self.run, instance.unit)
+        enabled = shown.get("UnitFileState") == "enabled"
+        return {"files": files, "was_started": enabled or shown.get("ActiveState") == "active", "enabled": enabled}
+
+    def put(self, files: dict[Path, bytes | None]) -> None:
+        for path, content in files.items():
+            if content is None:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+            else:
+                if path.parent.parent == CREDENTIALS:
+                    path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+                    path.parent.mkdir(exist_ok=True, mode=0o700)
+                self.write(path, content)
+
+    def stop_watchdog(self, name: str) -> None:
+        timer = _unit.watchdog_name(name, "timer")
+        if (UNITS / timer).exists():
+            self.run(["systemctl", "stop", timer])
+
+    def start_watchdog(self, name: str) -> None:
+        timer = _unit.watchdog_name(name, "timer")
+        if (UNITS / timer).exists():
+            self.systemctl("enable", timer)
+            self.systemctl("restart", timer)
+
+    def switch(self, instance: Instance) -> None:
+        """Write, start and gate one instance. Raises Failure with the server's last lines."""
+        self.stop_watchdog(instance.name)
+        gone = self.superfluous(instance)
+        for path in gone:
+            if path.name.endswith(".timer"):
+                self.systemctl("disable", "--now", path.name)
+        self.put({**instance.files, **dict.fromkeys(gone)})
+        self.systemctl("daemon-reload")
+        if instance.item["state"] == "stopped":
+            self.systemctl("disable", "--now", instance.unit)
+            return
+        self.systemctl("enable", instance.unit)
+        self.run(["systemctl", "reset-failed", instance.unit])
+        since = time.time()
+        rc, out, err = self.run(["systemctl", "restart", instance.unit])
+        if rc != 0:
+            log = self.tail(instance.unit, since)
+            raise Failure(f"{instance.unit} did not start: {(err or out).strip()}\n{log}")
+        if self.params["gate"]:
+            key = instance.item["api_keys"][0] if instance.item["api_keys"] else None
+            seen = _server_gate.examine(
+                self.run,
+                instance.item,
+                key,
+                instance.predicted,
+                timeout=self.params["gate_timeout"],
+                tolerance=self.params["tolerance"],
+            )
+            if seen["problems"]:
+                log = self.tail(instance.unit, since)
+                raise Failure(f"{instance.unit} did not pass the gate: {'; '.join(seen['problems'])}\n{log}")
+            instance.gate = seen
+
+    def tail(self, unit: str, since: float) -> str:
+        # The journal is written beside the process: give the last lines a moment to arrive.
+        time.sleep(0.3)
+        words: str = _server_log.last_words(_server_gate.journal(self.run, unit, f"--since=@{int(since)}"))
+        return f"The server's last lines:\n{words}"
+
+    def record(self, instance: Instance) -> None:
+        folder = STATE / instance.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        unit = instance.files[UNITS / instance.unit]
+        _model_file.write_atomically(instance.good_unit, unit.decode("utf-8"))
+        state = {
+            "fingerprint": instance.fingerprint,
+            "unit_sha256": hashlib.sha256(unit).hexdigest(),
+            "release": str(self.release),
+            "gated_at": int(time.time()),
+            "gate": instance.gate,
+        }
+        _model_file.write_atomically(instance.state_path, json.dumps(state, indent=1, sort_keys=True) + "\n")
+
+    def revert(self, instance: Instance, before: dict[str, Any]) -> str:
+        """Put one instance back; say in one line how that went."""
+        unit = UNITS / instance.unit
+        self.run(["systemctl", "stop", instance.unit])
+        if before["files"].get(unit) is None:
+            self.run(["systemctl", "disable", instance.unit])
+        self.put(before["files"])
+        self.systemctl("daemon-reload")
+        self.run(["systemctl", "reset-failed", instance.unit])
+        if before["files"].get(unit) is None:
+            return f"{instance.unit} did not exist before and is removed again"
+        if not before["was_started"]:
+            return f"{instance.unit} is stopped, as it was"
+        self.run(["systemctl", "enable" if before["enabled"] else "disable", instance.unit])
+        rc, out, err = self.run(["systemctl", "restart", instance.unit])
+        self.start_watchdog(instance.name)
+        if rc != 0:
+            return f"{instance.unit} could not be started with its previous settings either: {(err or out).strip()}"
+        return f"{instance.unit} runs again with its previous settings and release"
+
+    def free_ports(self, instances: list[Instance]) -> None:
+        """Stop what holds an address that another instance takes over in this run."""
+        for instance in instances:
+            old = read(UNITS / instance.unit)
+            if old is None:
+                continue
+            for other in instances:
+                if other is instance or other.item["host"].endswith(".sock"):
+                    continue
+                held = f"--port {other.item['port']} ".encode()
+                if held in old.replace(b" \\\n", b" \n") and instance.item["port"] != other.item["port"]:
+                    self.stop_watchdog(instance.name)
+                    self.systemctl("stop", instance.unit)
+
+    def apply(self, instances: list[Instance]) -> None:
+        todo = [instance for instance in instances if instance.reasons]
+        only_watchdog = [i for i in instances if not i.reasons and i.action != "unchanged"]
+        done: list[tuple[Instance, dict[str, Any]]] = []
+        before = {instance.name: self.snapshot(instance) for instance in todo}
+        self.free_ports(todo)
+        for instance in todo:
+            done.append((instance, before[instance.name]))
+            try:
+                self.switch(instance)
+            except Failure as exc:
+                words = [self.revert(changed, old) for changed, old in reversed(done)]
+                for waiting in todo[len(done) :]:
+                    # Stopped only to free its address; it has not been changed.
+                    if before[waiting.name]["was_started"]:
+                        self.run(["systemctl", "start", waiting.unit])
+                    self.start_watchdog(waiting.name)
+                raise Failure(f"{exc}\nThe way back: {'; '.join(words)}.") from exc
+        for instance in todo:
+            if instance.item["state"] == "started":
+                self.record(instance)
+                self.start_watchdog(instance.name)
+        for instance in only_watchdog:
+            gone = self.superfluous(instance)
+            for path in gone:
+                if path.name.endswith(".timer"):
+                    self.systemctl("disable", "--now", path.name)
+            self.put({**instance.files, **dict.fromkeys(gone)})
+            self.systemctl("daemon-reload")
+            self.start_watchdog(instance.name)
+
+    def work(self) -> dict[str, Any]:
+        instances = self.prepare()
+        managed = self.managed()
+        keep = {instance.name for instance in instances}
+        for instance in instances:
+            self.compare(instance)
+        changed = self.install_probe()
+        for name in sorted(set(managed) - keep):
+            self.remove(name)
+        if not self.check:
+            self.apply(instances)
+        changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
+        result = [
+            {
+                "name": instance.name,
+                "action": instance.action,
+                "reasons": instance.reasons,
+                "address": _server_instance.endpoint(instance.item),
+                "model": instance.item["model"],
+                "ctx_size": instance.item["ctx_size"],
+                "cache_types": f"{instance.item['cache_type_k']}/{instance.item['cache_type_v']}",
+                "state": instance.item["state"],
+                "release": str(self.release),
+                "gate": {key: value for key, value in instance.gate.items() if key != "measured"},
+            }
+            for instance in instances
+        ]
+        result += [{"name": name, "action": "removed"} for name in self.removed]
+        return {"changed": changed, "instances": result, "diff": self.diffs, "release": str(self.release)}
+
+
+def listener(port: int) -> tuple[int, str] | None:
+    """The process that listens on a TCP port, found as ss finds it."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(descriptor.readlink()) in inodes:
+                        return int(process.name), (process / "comm").read_text(encoding="utf-8").strip()
+    return None
+
+
+def difference(path: Path, before: bytes | None, after: bytes | None) -> dict[str, str]:
+    """A diff for people; secrets are counted, never shown."""
+
+    def text(content: bytes | None, changed: bool) -> str:
+        if content is None:
+            return ""
+        if path.name in SECRET_FILES:
+            kind = f"{len(content.split())} keys" if path.name == "api-keys" else "a private key"
+            return f"{kind}, not shown{' (changed)' if changed else ''}\n"
+        return content.decode("utf-8", "replace")
+
+    return {
+        "before": text(before, False),
+        "after": text(after, before is not None),
+        "before_header": str(path),
+        "after_header": str(path),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "instances": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": INSTANCE_SPEC,
+            },
+            "predicted": {"type": "dict", "default": {}},
+            "defaults": {"type": "dict", "default": {}},
+            "models": {"type": "list", "elements": "dict", "default": []},
+            "model_dir": {"type": "path", "default": "/var/lib/llamafleet/models"},
+            "release": {"type": "path", "default": "/opt/llamafleet/current"},
+            "user": {"type": "str", "default": "llamafleet"},
+            "gate": {"type": "bool", "default": True},
+            "gate_timeout": {"type": "int", "default": 120},
+            "tolerance": {"type": "float", "default": 0.05},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**Worker(module).work())
+    except (Failure, _server_instance.InstanceError, _server_flags.FlagError) as exc:
+        module.fail_json(msg=str(exc))
+    except OSError as exc:
+        module.fail_json(msg=f"{exc.filename or 'the host'}: {exc.strerror or exc}")
+
+
+if __name__ == "__main__":
+    main()

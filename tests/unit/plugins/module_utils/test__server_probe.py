@@ -1,0 +1,186 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Against a server on the loopback interface that answers as llama-server does, or as it should not."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_probe as probe
+
+CHAT = {
+    "choices": [{"message": {"content": "Blue"}}],
+    "usage": {"completion_tokens": 2},
+    "timings": {"predicted_per_second": 12.345},
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        self.server.seen.append((self.path, self.headers.get("Authorization"), self.rfile.read(length)))
+        queue = self.server.answers.get(self.path, [(404, "{}")])
+        status, text = queue.pop(0) if len(queue) > 1 else queue[0]
+        if status is None:
+            time.sleep(text)
+            self.close_connection = True
+            return
+        body = (text if isinstance(text, str) else json.dumps(text)).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.seen, httpd.answers = [], {}
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        httpd.client = probe.Client(port=httpd.server_address[1], key="k")
+        yield httpd
+        httpd.shutdown()
+        thread.join()
+
+
+def metrics(processing, deferred=0, decoded=0):
+    text = (
+        "# HELP llamacpp:requests_processing Number\n# TYPE llamacpp:requests_processing gauge\n"
+        f"llamacpp:requests_processing {processing}\nllamacpp:requests_deferred {deferred}\n"
+        f"llamacpp:n_decode_total {decoded}\n"
+    )
+    return 200, text
+
+
+def test_a_token_is_decoded_with_the_key(server):
+    server.answers["/v1/chat/completions"] = [(200, CHAT)]
+    seen = probe.decode(server.client)
+    assert seen == {"tokens": 2, "tokens_per_second": 12.35, "text": "Blue", "endpoint": "/v1/chat/completions"}
+    assert server.seen[0][1] == "Bearer k"
+
+
+def test_a_model_without_a_chat_template_is_asked_plainly(server):
+    server.answers["/v1/chat/completions"] = [(500, {"error": {"message": "template"}})]
+    server.answers["/completion"] = [(200, {"tokens_predicted": 3, "content": "x", "timings": {}})]
+    assert probe.decode(server.client)["endpoint"] == "/completion"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "message"),
+    [
+        (401, {"error": {"message": "Invalid API Key"}}, "answered 401: Invalid API Key"),
+        (503, {"error": {"message": "Loading model"}}, "answered 503: Loading model"),
+        (200, dict(CHAT, usage={"completion_tokens": 0}), "without having decoded a token"),
+        (200, "hello", "not as llama-server does: hello"),
+        (200, {"choices": []}, "not as llama-server does"),
+    ],
+)
+def test_anything_less_than_a_token_is_an_error(server, status, answer, message):
+    server.answers["/v1/chat/completions"] = [(status, answer)]
+    with pytest.raises(probe.ProbeError, match=message):
+        probe.decode(server.client)
+
+
+def test_a_server_that_answers_health_but_decodes_nothing_runs_into_the_time_limit(server):
+    server.answers["/health"] = [(200, "{}")]
+    server.answers["/v1/chat/completions"] = [(None, 2)]
+    assert probe.ready(server.client, 5) == 0
+    with pytest.raises(probe.Unreachable, match="timed out"):
+        probe.decode(server.client, timeout=0.3)
+
+
+def test_readiness_waits_while_the_model_loads(server):
+    server.answers["/health"] = [(503, {"error": {"message": "Loading model"}})] * 2 + [(200, "{}")]
+    assert probe.ready(server.client, 10) == 0
+    assert len(server.seen) == 3
+
+
+def test_readiness_ends_with_the_time_and_says_the_last_answer(server, capsys):
+    server.answers["/health"] = [(503, {"error": {"message": "Loading model"}})]
+    assert probe.ready(server.client, 0.5) == 1
+    assert "not ready within 0.5 s: the last answer was 503: Loading model" in capsys.readouterr().out
+
+
+def test_readiness_ends_with_the_process(capsys):
+    import subprocess
+    import sys
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    started = time.monotonic()
+    assert probe.ready(probe.Client(port=9), 30, gone.pid) == 1
+    assert time.monotonic() - started < 5
+    assert f"process {gone.pid}) ended while it was loading" in capsys.readouterr().out
+
+
+def test_draining_waits_for_running_and_waiting_requests(server):
+    server.answers["/metrics"] = [metrics(1, 2), metrics(0, 1), metrics(0)]
+    assert probe.drain(server.client, 10) == 0
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([metrics(1)], "drained for 0.3 s, 1 requests are cut off"),
+        ([(401, {"error": {"message": "Invalid API Key"}})], "not drained: GET /metrics answered 401"),
+    ],
+)
+def test_draining_is_bounded_and_says_so(server, capsys, answers, message):
+    server.answers["/metrics"] = answers
+    assert probe.drain(server.client, 0.3) == 0
+    assert message in capsys.readouterr().out
+
+
+def test_a_dead_server_has_nothing_to_drain(capsys):
+    started = time.monotonic()
+    assert probe.drain(probe.Client(port=9), 30) == 0
+    assert time.monotonic() - started < 5
+    assert "does not answer" in capsys.readouterr().out
+
+
+def test_a_server_that_decodes_is_busy_and_not_wedged(server):
+    server.answers["/metrics"] = [metrics(1, 0, 5), metrics(1, 0, 9)]
+    assert probe.advancing(server.client, 0) is True
+    server.answers["/metrics"] = [metrics(1, 0, 9)]
+    assert probe.advancing(server.client, 0) is False
+    server.answers["/metrics"] = [(None, 1)]
+    assert probe.advancing(server.client, 0, 0.2) is False
+
+
+def test_the_watchdog_waits_for_several_failures_and_then_cools_down():
+    state = {}
+    outcomes = [probe.judge(state, False, 1000 + n, 3, 100) for n in range(3)]
+    assert outcomes == [False, False, True]
+    assert state["restarts"] == 1
+    # Within the cool-down failures count but do not restart.
+    assert [probe.judge(state, False, 1010 + n, 3, 100) for n in range(4)] == [False] * 4
+    assert probe.judge(state, False, 1200, 3, 100) is True
+    assert state["restarts"] == 2
+
+
+def test_one_good_probe_forgets_the_bad_ones():
+    state = {"failures": 2}
+    assert probe.judge(state, True, 1000, 3, 0) is False
+    assert probe.judge(state, False, 1001, 3, 0) is False
+
+
+def test_the_key_is_the_first_line_of_the_credential(tmp_path, monkeypatch):
+    (tmp_path / "api-keys").write_text("\n first-key \nsecond\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert probe.read_key("no-such-instance") == "first-key"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    assert probe.read_key("no-such-instance") is None
