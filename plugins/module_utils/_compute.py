@@ -1,14 +1,22 @@
 # Copyright (c) 2026, llamafleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compute buffers: what the graph's intermediate results take on each device."""
+"""Compute buffers: what the graph's intermediate results take on each device.
+
+llama_context::sched_reserve builds the graph of one micro-batch and lets the allocator lay it out. So does
+this: _graphs.py builds it, _ggml.py splits and allocates it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _graphs
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._hparams import HParams
+
+CPU_ALIGN = 32
 
 
 class Setup(NamedTuple):
@@ -33,6 +41,8 @@ class Compute(NamedTuple):
     bytes: dict[int, int]
     error: str
     warnings: list[str]
+    splits: int = 0
+    nodes: int = 0
 
 
 def uses_alibi(h: HParams) -> bool:
@@ -44,43 +54,122 @@ def uses_alibi(h: HParams) -> bool:
     return h.arch in ("mpt", "jais") and float(h.get("attention.max_alibi_bias", 0.0)) > 0.0
 
 
-def host_closed_form(s: Setup) -> int:
-    """Host buffer with every layer on one GPU and flash attention: exact (docs/memory_model.md)."""
-    h, c = s.model.hparams, s.context
-    tokens = -(-min(c.n_ctx, c.n_ubatch) // c.n_seq) * c.n_seq
-    size = tokens * (8 * h.n_embd + 4 + 4 * _positions(s) + 4)
-    for cache in s.caches:
-        has_v = any(layer.type_v for layer in cache.layers)
-        size += 4 * tokens * cache.cells + 8 * tokens + (8 * tokens if has_v else 0)
-    if h.recurrent_layers():
-        size += 32
-    if h.n_embd_per_layer:
-        size += 4 * tokens * h.n_embd_per_layer * h.n_layer + 4 * tokens
-    return int(size)
+_MUL_MAT = frozenset(gg.TYPES) - {
+    "f64",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "q8_1",
+    "tq1_0",
+    "tq2_0",
+    "turbo2",
+    "turbo3",
+    "turbo4",
+}
+_GET_ROWS = frozenset(["f16", "f32", "bf16", "i32", "q1_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq4_1s", "tq3_1s"])
 
 
-def _positions(s: Setup) -> int:
-    h = s.model.hparams
-    if h.arch == "granitehybrid" and not h.get("rope.scaling.finetuned", True):
-        return 0
-    return int(h.n_pos)
+class _Support:
+    """ggml_backend_cuda_device_supports_op (ggml-cuda.cu) for the operations of these graphs."""
+
+    def __init__(self, s: Setup) -> None:
+        self.devices = s.placement.devices
+        self.fa_on_cpu = s.fa_on_cpu
+
+    def __call__(self, backend: int, t: gg.T) -> bool:
+        device = self.devices[backend]
+        if device.is_cuda:
+            for s in t.src:
+                buf = s.vsrc.buf if s.vsrc is not None else s.buf
+                if buf >= 0 and buf != backend:
+                    return False
+        op = t.op
+        if op == "flash_attn_ext":
+            return int(t.name[6:]) not in self.fa_on_cpu
+        if not device.is_cuda and (
+            t.nbytes > device.storage_range or any(s.nbytes > device.storage_range for s in t.src)
+        ):
+            return False
+        if op in ("mul_mat", "mul_mat_id"):
+            return t.src[0].ty in _MUL_MAT
+        if op == "get_rows":
+            return t.src[0].ty in (_GET_ROWS if device.is_cuda else _MUL_MAT | {"i32", "turbo3"})
+        if op == "unary":
+            return gg.is_contiguous(t.src[0])
+        if op == "glu":
+            return gg.is_contiguous(t.src[0], 1)
+        if not device.is_cuda:
+            return True
+        if op == "rope":
+            return gg.is_contiguous(t.src[0], 2)
+        if op == "ssm_conv":
+            return t.src[0].ne[1] % 128 == 0
+        if op == "ssm_scan":
+            state, a = t.src[0], t.src[3]
+            if a.ne[0] == 1:
+                return state.ne[0] in (128, 256) and state.ne[1] % 16 == 0
+            return state.ne[0] == 16 and state.ne[1] == 1 and state.ne[2] % 128 == 0 and t.src[4].ne[1] == 1
+        if op == "set_rows":
+            if t.ty in ("turbo2", "turbo3"):
+                return t.src[0].ne[0] % 64 == 0
+            if t.ty == "turbo4":
+                return t.src[0].ne[0] % 128 == 0
+            return t.src[0].ty == "f32"
+        if op == "sum_rows":
+            return gg.is_contiguous(t.src[0])
+        if op == "turbo_wht":
+            return t.src[0].ne[0] % 32 == 0
+        return True
 
 
 def compute_buffers(s: Setup) -> Compute:
     """Buffers of every device."""
+    try:
+        builder = _graphs.build(s)
+    except _graphs.MissingTensorError as e:
+        return Compute(_estimate(s), "", [f"the file has no tensor {e}: the compute buffer is an estimate from above"])
+    if builder is None:
+        text = f"the graph of architecture {s.model.hparams.arch} is not modelled: its compute buffer is an estimate"
+        return Compute(_estimate(s), "", [text + " from above"])
+    devices = s.placement.devices
+    pipeline = (
+        len(devices) > 1
+        and s.placement.offloads_all
+        and s.options["split_mode"] == "layer"
+        and s.options["kv_offload"]
+        and not s.options["override_tensor"]
+        and not s.options["cpu_moe"]
+        and not s.options["n_cpu_moe"]
+    )
+    scheduler = gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline)
+    aligns = [*[d.align for d in devices], CPU_ALIGN]
+    padded = [*[d.is_cuda for d in devices], False]
+    n_nodes = len(builder.g.nodes)
+    try:
+        sizes, splits = gg.compute_sizes(builder.g, scheduler, aligns, padded)
+    except gg.SplitInputsError as e:
+        error = (
+            f"the scheduler aborts: {e} (GGML_SCHED_MAX_SPLIT_INPUTS, ggml-org/llama.cpp#21730); one GPU "
+            "(split_mode none), or all layers on GPUs in other proportions, works"
+        )
+        return Compute(_estimate(s), error, [])
+    result = {i: size for i, size in enumerate(sizes[:-1]) if size}
+    result[-1] = sizes[-1]
+    return Compute(result, "", [], splits, n_nodes)
+
+
+def _estimate(s: Setup) -> dict[int, int]:
+    """From above, where there is no graph: logits, masks, the widest layer and attention without flash attention."""
     h, c = s.model.hparams, s.context
     tokens = -(-min(c.n_ctx, c.n_ubatch) // c.n_seq) * c.n_seq
     cells = sum(cache.cells for cache in s.caches)
-    logits = tokens * 4 * (h.n_vocab + h.n_embd)
-    heads = max((h.n_head[il] * h.head_k[il] for il in range(h.n_layer)), default=0)
-    attention = tokens * 6 * cells + tokens * (8 * h.n_embd + 8 * heads)
-    device = max(logits, attention)
-    if not s.flash_attn:
-        device += tokens * 4 * max(h.n_head) * max((cache.cells for cache in s.caches), default=0)
-    host = host_closed_form(s)
+    widest = max([h.n_embd, *h.n_ff, *(h.n_head[il] * h.head_k[il] for il in range(h.n_layer))])
+    device = tokens * (4 * (h.n_vocab + h.n_embd) + 6 * cells + 16 * widest)
+    if not s.flash_attn and h.attention_layers():
+        device += tokens * 8 * max(h.n_head) * max((cache.cells for cache in s.caches), default=0)
+    host = tokens * (8 * h.n_embd + 24 + 4 * cells)
     used = sorted({*s.placement.layers, s.placement.output} - {-1})
     if not used:
-        return Compute({-1: host + device}, "", [])
-    result = dict.fromkeys(used, device)
-    result[-1] = host
-    return Compute(result, "", [])
+        return {-1: host + device}
+    return {**dict.fromkeys(used, device), -1: host}

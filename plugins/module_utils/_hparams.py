@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 # llama-arch.cpp, LLM_ARCH_NAMES of 69d8e4be.
-KNOWN_ARCHITECTURES = _words(
+KNOWN_ARCHITECTURES = words(
     """
     llama llama4 deci falcon grok gpt2 gptj gptneox mpt baichuan starcoder refact bert modern-bert nomic-bert
     nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert bloom stablelm qwen qwen2 qwen2moe qwen2vl qwen3
@@ -35,7 +35,7 @@ KNOWN_ARCHITECTURES = _words(
 )
 
 # llama_model::create_memory returns no memory for these (llama-model.cpp:8412-8427).
-NO_MEMORY = _words(
+NO_MEMORY = words(
     """
     bert jina-bert-v2 jina-bert-v3 nomic-bert nomic-bert-moe neo-bert eurobert wavtokenizer-dec modern-bert
     gemma-embedding dream llada llada-moe rnd1
@@ -43,14 +43,14 @@ NO_MEMORY = _words(
 )
 # llm_arch_is_recurrent and llm_arch_is_hybrid (llama-arch.cpp:831-870).
 RECURRENT = frozenset(["mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"])
-HYBRID = _words(
+HYBRID = words(
     """
     jamba falcon-h1 plamo2 granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe qwen3next kimi-linear qwen35
     qwen35moe
     """
 )
 # llama_model_rope_type (llama-model.cpp:9178-9200): these have no positions as input.
-NO_ROPE = _words(
+NO_ROPE = words(
     """
     gpt2 gptj mpt refact bloom mamba mamba2 jamba jina-bert-v2 t5 t5encoder jais rwkv6 rwkv6qwen2 rwkv7 arwkv7
     wavtokenizer-dec nemotron_h nemotron_h_moe kimi-linear

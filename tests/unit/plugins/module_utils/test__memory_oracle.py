@@ -77,5 +77,47 @@ def test_output_is_equal(pairs):
         assert p["devices"]["host"]["output"] == row["sizes"]["output_buffer"]["bytes"], row["id"]
 
 
+def test_compute_is_equal_on_the_cpu(pairs):
+    for row, p in _started(pairs):
+        if row["backend"] == "cpu":
+            want = oracle.measured(row, "compute_buffers")["host"]
+            assert p["devices"]["host"]["compute"] == want, row["id"]
+
+
+def test_compute_of_the_host_is_equal_beside_one_gpu(pairs):
+    for row, p in _started(pairs):
+        if row["backend"] == "cuda" and len(row["devices"]) == 1 and "-ngl" not in row["args"]:
+            want = oracle.measured(row, "compute_buffers")["host"]
+            assert p["devices"]["host"]["compute"] == want, row["id"]
+
+
+def test_compute_of_devices_stays_within_the_bounds(pairs, capsys):
+    """Never 1 % below in 99 % of rows, no more than 10 % above in 90 %, the total within 2 % in 95 %."""
+    ratios, totals, exact = [], [], 0
+    for row, p in _started(pairs):
+        if row["backend"] == "vulkan":
+            continue
+        want = oracle.measured(row, "compute_buffers")
+        names = [name for name in want if name != "host"] or ["host"]
+        for name in names:
+            got = p["devices"].get(name, {}).get("compute", 0)
+            ratios.append(got / want[name])
+            exact += got == want[name]
+        parts = ("model_buffers", "kv_buffers", "rs_buffers", "compute_buffers")
+        measured = sum(oracle.measured(row, part).get(name, 0) for part in parts for name in names)
+        ours = sum(p["devices"].get(n, {}).get(k, 0) for n in names for k in ("weights", "kv", "recurrent", "compute"))
+        totals.append(ours / measured)
+    low = sum(r < 0.99 for r in ratios) / len(ratios)
+    high = sum(r > 1.1 for r in ratios) / len(ratios)
+    near = sum(abs(r - 1) <= 0.02 for r in totals) / len(totals)
+    with capsys.disabled():
+        print(f"\ncompute buffers: {len(ratios)}, equal {exact}, more than 1 % below {low:.2%}, 10 % above {high:.2%}")
+        print(f"device memory: {len(totals)} rows, within 2 % {near:.2%}")
+    assert low <= 0.01
+    assert high <= 0.10
+    assert near >= 0.95
+    assert exact >= 0.99 * len(ratios)
+
+
 def _started(pairs):
     return [(row, p) for row, p in pairs if row["exit"] == 0 and row["sizes"]]
