@@ -337,6 +337,37 @@ class HttpSource:
         return data
 
 
+class JoinedSource:
+    """Pieces that make one file when they are put one after the other; each has to know its size."""
+
+    def __init__(self, name: str, pieces: list[Any], sizes: list[int]) -> None:
+        self.name = name
+        self.size: int | None = sum(sizes)
+        self._pieces = pieces
+        self._sizes = sizes
+
+    @property
+    def requests(self) -> int:
+        return sum(piece.requests for piece in self._pieces)
+
+    @property
+    def transferred_bytes(self) -> int:
+        return sum(piece.transferred_bytes for piece in self._pieces)
+
+    def read(self, start: int, needed: int, likely: int, sure: int) -> bytes:
+        for piece, size in zip(self._pieces, self._sizes):
+            if start < size:
+                rest = size - start
+                data: bytes = piece.read(start, min(needed, rest), min(likely, rest), min(sure, rest))
+                return data[:rest]
+            start -= size
+        return b""
+
+    def close(self) -> None:
+        for piece in self._pieces:
+            piece.close()
+
+
 def part_names(name: str) -> list[str]:
     """All files of the model that a file belongs to: C{x-00001-of-00003.gguf} and its sisters, or itself alone."""
     match = _SPLIT.match(name)
