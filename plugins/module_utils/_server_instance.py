@@ -74,6 +74,8 @@ def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
             f"instance name {name!r}: use 1 to 48 lower-case letters, digits and . _ -; "
             "it becomes llama-server@NAME.service"
         )
+    if name.endswith(".trial"):
+        raise InstanceError(f"instance name {name!r}: the ending .trial is kept for trials of {name[:-6]!r}")
     item: dict[str, Any] = {**dict.fromkeys(raw), **defaults, **given, "name": name}
     where = f"instance {name!r}: "
 
@@ -97,12 +99,8 @@ def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
     if item["backend"] not in BACKENDS:
         raise InstanceError(f"{where}backend {item['backend']!r} is not one of {', '.join(BACKENDS)}")
-    for key in ("ctx_size", "cache_type_k", "cache_type_v"):
-        if item[key] == "auto":
-            raise InstanceError(
-                f"{where}{key} is still 'auto': the plan for this host has to be made before (role llama_server)"
-            )
-    item["ctx_size"] = _whole(f"{where}ctx_size", item["ctx_size"], 256)
+    if item["ctx_size"] != "auto":
+        item["ctx_size"] = _whole(f"{where}ctx_size", item["ctx_size"], 256, None, " or auto")
     item["parallel"] = _whole(f"{where}parallel", item["parallel"], 1, 256)
     for key in ("batch_size", "ubatch_size", "threads"):
         if item.get(key) is not None:

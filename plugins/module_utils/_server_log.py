@@ -82,7 +82,9 @@ def parse_log(text: str) -> dict[str, Any]:
 
 def last_words(text: str, count: int = 12) -> str:
     """The end of a log for a person: the last lines, and before them those that tell of a problem."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    # systemd says this of every unit in a container without the pids controller.
+    noise = "Failed to read pids.max for control group"
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and noise not in line]
     tail = lines[-count:]
     problems = [line for line in lines[:-count] if _PROBLEM.search(line)][-4:]
     return "\n".join(problems + tail)

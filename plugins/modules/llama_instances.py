@@ -328,10 +328,6 @@ options:
           - V(started) unless set; V(stopped) keeps the unit, V(absent) is as if it were not listed.
         type: str
         choices: [started, stopped, absent]
-  predicted:
-    description: What the plan says each instance will allocate, by its name, C(kv_bytes) and C(total_bytes) in bytes.
-    type: dict
-    default: {}
   defaults:
     description: Settings for instances that do not name them.
     type: dict
@@ -358,10 +354,37 @@ options:
     description: Put each started instance through the gate. Without it an instance counts as done when it is ready.
     type: bool
     default: true
+  trial:
+    description:
+      - Start a changed instance beside the running one first, on a port of its own, and put it through the gate there.
+        What does not start or decode is then found before the running one is touched.
+      - V(auto) does so where the plan says that there is memory for both; V(never) switches at once.
+    type: str
+    choices: [auto, never]
+    default: auto
   gate_timeout:
     description: Seconds that the gate's request may take.
     type: int
     default: 120
+  plan:
+    description:
+      - Predict what each instance allocates, choose what is V(auto), refuse what does not run, let the gate compare.
+      - It needs a build that the planner knows; with any other there is no prediction, and V(auto) is refused.
+    type: bool
+    default: true
+  build:
+    description: The planner's name of the installed build, or V(auto) to take it from the release's manifest.
+    type: str
+    default: auto
+  plan_devices:
+    description:
+      - The host's GPUs and their memory, as P(llamafleet.turboquant.planning_devices#filter) returns them, or with
+        C(total_gib) and C(free_gib). Read from the host unless set.
+    type: list
+    elements: dict
+  plan_ram_bytes:
+    description: Memory of the host that the instances may take together. Most of what the machine has unless set.
+    type: int
   tolerance:
     description:
       - How far all buffers together may be from the prediction, as a fraction. The caches may not differ at all.
@@ -440,6 +463,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _server_gate,
     _server_instance,
     _server_log,
+    _server_plan,
     _server_probe,
     _unit,
 )
@@ -447,6 +471,10 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
 UNITS = Path("/etc/systemd/system")
 CREDENTIALS = Path(_unit.CREDENTIALS)
 STATE = Path("/var/lib/llamafleet/state")
+# A second server beside the first, for the time of its trial.
+TRIAL = ".trial"
+# What the host and each device keep besides a server on trial.
+SPARE = 1 << 30
 SECRET_FILES = ("api-keys", "tls.key")
 
 DEFAULTS: dict[str, Any] = {
@@ -579,6 +607,8 @@ class Instance:
         self.action = "unchanged"
         self.reasons: list[str] = []
         self.gate: dict[str, Any] = {}
+        self.options: _server_flags.Options | None = None
+        self.listed: dict[str, dict[str, Any]] = {}
 
     @property
     def credentials(self) -> Path:
@@ -785,7 +815,6 @@ class Worker:
             item["loopback"] = _server_instance.loopback(item["host"])
             given = {key: value for key, value in (item["watchdog"] or {}).items() if value is not None}
             item["watchdog"] = {**WATCHDOG, **given}
-            item["predicted"] = params["predicted"].get(item["name"])
             _server_instance.model_paths(item, params["model_dir"], listed)
             if item["state"] == "absent":
                 continue
@@ -795,12 +824,63 @@ class Worker:
             self.check_model(item, listed)
             self.check_tls(item)
             self.check_port(item, pids)
-            result.append(self.render(item, options, listed))
-        return result
+            result.append(item)
+        self.plan(result)
+        return [self.render(item, options, listed) for item in result]
+
+    def plan(self, items: list[dict[str, Any]]) -> None:
+        """Predict the instances' memory and choose what is left to the plan."""
+        for item in items:
+            item["predicted"] = None
+        build = self.params["build"]
+        if build == "auto":
+            build = _server_plan.build_of(self.release)
+        if not self.params["plan"] or build is None:
+            for item in items:
+                self.refuse_auto(item, "the installed build is none that the planner knows; set llama_server_build")
+            return
+        used = {}
+        for item in items:
+            state = Instance(item).state()
+            item["chosen"] = state.get("chosen") or {}
+            predicted = (state.get("gate") or {}).get("predicted") or {}
+            shown = _server_gate.show(self.run, _unit.unit_name(item["name"])) if not self.bare() else {}
+            if shown.get("ActiveState") == "active":
+                used[item["name"]] = predicted.get("devices") or {}
+        ram = self.params["plan_ram_bytes"]
+        if ram is None:
+            ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+        planner = _server_plan.Planner(build, self.params["plan_devices"], used)
+
+        def automatic(item: dict[str, Any]) -> bool:
+            return "auto" in (item["ctx_size"], item["cache_type_k"], item["cache_type_v"])
+
+        # What is fixed goes first, so that auto takes what remains and not what another one needs.
+        for item in sorted(items, key=automatic):
+            if item["state"] != "started":
+                self.refuse_auto(item, "its state is stopped, and what is free now may not be when it starts")
+                continue
+            if not Path(item["model_path"]).is_file():
+                # In check mode before the model is there. What is chosen shows when it is.
+                continue
+            item["choice_key"] = choice_key(item, self.release, build, self.params)
+            if automatic(item) and item["chosen"].get("key") == item["choice_key"]:
+                # The same question was answered before: what is free at this moment changes no running server.
+                item.update(item["chosen"]["settings"])
+            try:
+                item["predicted"] = planner.plan(item, ram)
+            except _server_plan.PlanError as exc:
+                raise Failure(str(exc)) from exc
+
+    def refuse_auto(self, item: dict[str, Any], why: str) -> None:
+        for key in ("ctx_size", "cache_type_k", "cache_type_v"):
+            if item[key] == "auto" and not self.check:
+                raise Failure(f"instance {item['name']!r}: {key} cannot be auto: {why}, or give a value")
 
     def render(
         self, item: dict[str, Any], options: _server_flags.Options | None, listed: dict[str, dict[str, Any]]
     ) -> Instance:
+        """Make the instance's files."""
         instance = Instance(item)
         tls = item["tls"]
         for kind, name in (("certificate", "tls.crt"), ("key", "tls.key")):
@@ -834,6 +914,7 @@ class Worker:
         for model in (item["model"], item.get("mmproj"), (item.get("draft") or {}).get("model")):
             digest.update(str(listed.get(model or "", {}).get("sha256", "")).encode())
         instance.fingerprint = digest.hexdigest()
+        instance.options, instance.listed = options, listed
         return instance
 
     def compare(self, instance: Instance) -> None:
@@ -966,6 +1047,9 @@ class Worker:
             self.systemctl("disable", "--now", instance.unit)
             return
         self.systemctl("enable", instance.unit)
+        self.start_and_gate(instance)
+
+    def start_and_gate(self, instance: Instance) -> None:
         self.run(["systemctl", "reset-failed", instance.unit])
         since = time.time()
         rc, out, err = self.run(["systemctl", "restart", instance.unit])
@@ -985,7 +1069,59 @@ class Worker:
             if seen["problems"]:
                 log = self.tail(instance.unit, since)
                 raise Failure(f"{instance.unit} did not pass the gate: {'; '.join(seen['problems'])}\n{log}")
-            instance.gate = seen
+            instance.gate = {**seen, "predicted": instance.predicted}
+
+    def room_for_two(self, instance: Instance) -> bool:
+        """Say whether the plan allows a second server of this kind beside what runs now."""
+        predicted = instance.predicted
+        if predicted is None:
+            return False
+        host = predicted["devices"].get("host", 0)
+        available = 0
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) << 10
+        if host + SPARE > available:
+            return False
+        listed = _server_plan.host_devices(instance.item, self.params["plan_devices"])
+        free = {device["name"]: device["free_bytes"] for device in listed or []}
+        others = {name: size for name, size in predicted["devices"].items() if name != "host"}
+        # Figures of the inventory say nothing of what is free at this moment.
+        return not others or (
+            self.params["plan_devices"] is None
+            and all(size + SPARE <= free.get(name, 0) for name, size in others.items())
+        )
+
+    def trial(self, instance: Instance) -> None:
+        """Start the instance beside the running one and put it through the gate; Failure when it does not pass."""
+        with contextlib.closing(socket.socket()) as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        item = {
+            **instance.item,
+            "name": instance.name + TRIAL,
+            "host": "127.0.0.1",
+            "loopback": True,
+            "port": port,
+            "drain_timeout": 0,
+            "watchdog": {"enabled": False},
+        }
+        second = self.render(item, instance.options, instance.listed)
+        # The text of the unit is made for another name; in it nothing restarts what failed.
+        unit = UNITS / second.unit
+        second.files[unit] = second.files[unit].replace(b"Restart=on-failure", b"Restart=no")
+        try:
+            self.put(dict(second.files))
+            self.systemctl("daemon-reload")
+            self.start_and_gate(second)
+        except Failure as exc:
+            raise Failure(f"on trial beside the running instance, which was not touched: {exc}") from exc
+        finally:
+            self.run(["systemctl", "stop", second.unit])
+            unit.unlink(missing_ok=True)
+            shutil.rmtree(second.credentials, ignore_errors=True)
+            self.run(["systemctl", "daemon-reload"])
+            self.run(["systemctl", "reset-failed", second.unit])
 
     def tail(self, unit: str, since: float) -> str:
         # The journal is written beside the process: give the last lines a moment to arrive.
@@ -998,7 +1134,12 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         unit = instance.files[UNITS / instance.unit]
         _model_file.write_atomically(instance.good_unit, unit.decode("utf-8"))
+        chosen = {
+            "key": instance.item.get("choice_key"),
+            "settings": {key: instance.item[key] for key in ("ctx_size", "cache_type_k", "cache_type_v", "flash_attn")},
+        }
         state = {
+            "chosen": chosen,
             "fingerprint": instance.fingerprint,
             "unit_sha256": hashlib.sha256(unit).hexdigest(),
             "release": str(self.release),
@@ -1041,24 +1182,46 @@ class Worker:
                     self.stop_watchdog(instance.name)
                     self.systemctl("stop", instance.unit)
 
-    def apply(self, instances: list[Instance]) -> None:
+    def stop(self, name: str) -> bool:
+        """Stop an instance that is no longer listed; say whether it ran."""
+        unit = _unit.unit_name(name)
+        active = _server_gate.show(self.run, unit).get("ActiveState") == "active"
+        self.stop_watchdog(name)
+        self.systemctl("stop", unit)
+        return active
+
+    def try_out(self, instance: Instance) -> None:
+        """Put the new form of a running instance on trial where there is room."""
+        if instance.item["state"] != "started" or self.params["trial"] != "auto":
+            return
+        running = _server_gate.show(self.run, instance.unit).get("ActiveState") == "active"
+        if running and self.room_for_two(instance):
+            self.trial(instance)
+
+    def apply(self, instances: list[Instance], leaving: list[str]) -> None:
         todo = [instance for instance in instances if instance.reasons]
         only_watchdog = [i for i in instances if not i.reasons and i.action != "unchanged"]
         done: list[tuple[Instance, dict[str, Any]]] = []
         before = {instance.name: self.snapshot(instance) for instance in todo}
         self.free_ports(todo)
-        for instance in todo:
-            done.append((instance, before[instance.name]))
-            try:
+        # Their memory and their addresses may be wanted, but until all has passed they are a part of the way back.
+        stopped = [name for name in leaving if self.stop(name)]
+        try:
+            for instance in todo:
+                self.try_out(instance)
+                done.append((instance, before[instance.name]))
                 self.switch(instance)
-            except Failure as exc:
-                words = [self.revert(changed, old) for changed, old in reversed(done)]
-                for waiting in todo[len(done) :]:
-                    # Stopped only to free its address; it has not been changed.
-                    if before[waiting.name]["was_started"]:
-                        self.run(["systemctl", "start", waiting.unit])
-                    self.start_watchdog(waiting.name)
-                raise Failure(f"{exc}\nThe way back: {'; '.join(words)}.") from exc
+        except Failure as exc:
+            words = [self.revert(changed, old) for changed, old in reversed(done)]
+            changed_names = {changed.name for changed, _old in done}
+            waiting = [
+                other.name for other in todo if other.name not in changed_names and before[other.name]["was_started"]
+            ]
+            for name in (*waiting, *stopped):
+                self.run(["systemctl", "start", _unit.unit_name(name)])
+                self.start_watchdog(name)
+            back = f"\nThe way back: {'; '.join(words)}." if words else ""
+            raise Failure(f"{exc}{back}") from exc
         for instance in todo:
             if instance.item["state"] == "started":
                 self.record(instance)
@@ -1079,10 +1242,11 @@ class Worker:
         for instance in instances:
             self.compare(instance)
         changed = self.install_probe()
-        for name in sorted(set(managed) - keep):
-            self.remove(name)
+        leaving = sorted(set(managed) - keep)
         if not self.check:
-            self.apply(instances)
+            self.apply(instances, leaving)
+        for name in leaving:
+            self.remove(name)
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
         result = [
             {
@@ -1101,6 +1265,14 @@ class Worker:
         ]
         result += [{"name": name, "action": "removed"} for name in self.removed]
         return {"changed": changed, "instances": result, "diff": self.diffs, "release": str(self.release)}
+
+
+def choice_key(item: dict[str, Any], release: Path, build: str, params: dict[str, Any]) -> str:
+    """All that a choice of the plan depends on, except what happens to be free at the moment."""
+    settings = {key: value for key, value in item.items() if key not in ("api_keys", "tls", "chosen", "predicted")}
+    path = Path(item["model_path"])
+    words = [settings, str(release), build, params["plan_devices"], params["plan_ram_bytes"], path.stat().st_size]
+    return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode("utf-8")).hexdigest()
 
 
 def listener(port: int) -> tuple[int, str] | None:
@@ -1149,7 +1321,6 @@ def main() -> None:
                 "required": True,
                 "options": INSTANCE_SPEC,
             },
-            "predicted": {"type": "dict", "default": {}},
             "defaults": {"type": "dict", "default": {}},
             "models": {"type": "list", "elements": "dict", "default": []},
             "model_dir": {"type": "path", "default": "/var/lib/llamafleet/models"},
@@ -1157,7 +1328,12 @@ def main() -> None:
             "user": {"type": "str", "default": "llamafleet"},
             "gate": {"type": "bool", "default": True},
             "gate_timeout": {"type": "int", "default": 120},
+            "trial": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
             "tolerance": {"type": "float", "default": 0.05},
+            "plan": {"type": "bool", "default": True},
+            "build": {"type": "str", "default": "auto"},
+            "plan_devices": {"type": "list", "elements": "dict"},
+            "plan_ram_bytes": {"type": "int"},
         },
         supports_check_mode=True,
     )

@@ -66,8 +66,6 @@ def test_presence_only_switches_are_left_out_when_false():
         ({"host": "a b"}, "neither an address nor a host name"),
         ({"host": "/tmp/x.sock"}, "/run/llamafleet/a/api.sock"),
         ({"backend": "metal"}, "cpu, cuda, rocm, vulkan"),
-        ({"ctx_size": "auto"}, "still 'auto'"),
-        ({"cache_type_k": "auto"}, "still 'auto'"),
         ({"ctx_size": 0}, "ctx_size is 0, but must be at least 256"),
         ({"ctx_size": "many"}, "'many', but must be a whole number"),
         ({"parallel": 0}, "parallel is 0"),

