@@ -5,19 +5,24 @@
 """Make the stand-in's signed RPM repository out of Debian packages.
 
 Runs inside a container of the base image (`build` starts it), where apt knows what is installed. Below OUT it
-leaves common/ (RPMs that every release offers), one folder for each release with the rest, and key.asc.
+leaves common/ (RPMs that every release offers), one folder for each release with the rest, and key.asc. What is
+costly lies in CACHE and is made again only when its input changed: the Debian packages, their file lists, the
+signed RPMs, the key.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import tarfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import tomllib
@@ -30,6 +35,7 @@ LEFT_OUT = re.compile(
 )
 # gcc-15, g++-15 and so on under /usr/bin: on Fedora that name exists only with the compatibility compiler.
 VERSIONED = re.compile(r"/usr/bin/(gcc|g\+\+|cpp|gcov|gcov-dump|gcov-tool|gcc-(ar|nm|ranlib))-\d+$")
+SIGNER = "llamafleet test repository <tests@llamafleet.invalid>"
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 HEADER = """\
@@ -48,8 +54,7 @@ URL: https://github.com/llamafleet/turboquant
 AutoReqProv: no
 %description
 {summary}
-%install
-"""
+%install"""
 
 
 def run(*command: str, **more: object) -> str:
@@ -69,9 +74,9 @@ class Deb:
     version: str
     depends: list[list[str]]
     provides: list[str]
-    files: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    conffiles: list[str] = field(default_factory=list)
+    files: list[str]
+    folders: list[str]
+    conffiles: list[str]
 
 
 def names(relation: str) -> list[list[str]]:
@@ -92,39 +97,54 @@ def merged(path: str) -> str:
     return f"/usr{path}" if top in MERGED else path
 
 
-def read_deb(path: Path) -> Deb:
-    """Read name, relations and file list of a Debian package."""
+def read_archive(path: Path) -> dict:
+    """Everything that is asked of a Debian package; kept beside it, for its content has to be unpacked for it."""
+    kept = path.with_suffix(".json")
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
     wanted = ["Package", "Version", "Depends", "Pre-Depends", "Provides"]
-    fields = dict.fromkeys(wanted, "")
+    found: dict = {**dict.fromkeys(wanted, ""), "files": [], "folders": [], "conffiles": []}
     key = ""
     for line in run("dpkg-deb", "-f", str(path), *wanted).splitlines():
         if line.startswith(" "):
-            fields[key] += line
+            found[key] += line
         else:
             key, _, value = line.partition(":")
-            fields[key] = value.strip()
-    deb = Deb(
-        path=path,
-        name=fields["Package"],
-        version=fields["Version"],
-        depends=names(fields["Pre-Depends"]) + names(fields["Depends"]),
-        provides=[group[0] for group in names(fields["Provides"])],
-    )
+            found[key] = value.strip()
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE) as stream,
         tarfile.open(fileobj=stream.stdout, mode="r|") as archive,
     ):
         for member in archive:
-            name = merged("/" + member.name.removeprefix(".").strip("/"))
-            if name == "/" or LEFT_OUT.search(name) or VERSIONED.search(name):
-                continue
-            (deb.folders if member.isdir() else deb.files).append(name)
-    control = run("dpkg-deb", "--ctrl-tarfile", str(path), encoding="latin-1")
-    if "conffiles" in control:
-        deb.conffiles = [
-            merged(line.split()[-1]) for line in run("dpkg-deb", "-I", str(path), "conffiles").splitlines() if line
-        ]
-    return deb
+            name = "/" + member.name.removeprefix(".").strip("/")
+            if name != "/":
+                found["folders" if member.isdir() else "files"].append(merged(name))
+    if "conffiles" in run("dpkg-deb", "--ctrl-tarfile", str(path), encoding="latin-1"):
+        rows = run("dpkg-deb", "-I", str(path), "conffiles").splitlines()
+        found["conffiles"] = [merged(row.split()[-1]) for row in rows if row]
+    new = kept.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(found), encoding="utf-8")
+    new.rename(kept)
+    return found
+
+
+def read_deb(path: Path) -> Deb:
+    """Name, relations and the files that are taken of a Debian package."""
+    found = read_archive(path)
+
+    def taken(paths: list[str]) -> list[str]:
+        return [name for name in paths if not (LEFT_OUT.search(name) or VERSIONED.search(name))]
+
+    return Deb(
+        path=path,
+        name=found["Package"],
+        version=found["Version"],
+        depends=names(found["Pre-Depends"]) + names(found["Depends"]),
+        provides=[group[0] for group in names(found["Provides"])],
+        files=taken(found["files"]),
+        folders=taken(found["folders"]),
+        conffiles=found["conffiles"],
+    )
 
 
 class Collection:
@@ -189,16 +209,11 @@ def packages_of(recipe: dict, release: str, triplet: str) -> dict[str, dict]:
     }
 
 
-def deb_section(deb: Deb, needs: list[str], lists: Path) -> str:
+def deb_section(deb: Deb, needs: list[str]) -> str:
     """The part of a spec file that turns one Debian package into an RPM."""
-    rows = []
-    for path in deb.files:
-        quoted = f'"{path}"'
-        rows.append(f"%config(noreplace) {quoted}" if path in deb.conffiles else quoted)
+    rows = [f'%config(noreplace) "{path}"' if path in deb.conffiles else f'"{path}"' for path in deb.files]
     # A folder that the base image has belongs to nobody here: removing a package must not take it.
     rows += [f'%dir "{path}"' for path in deb.folders if not Path(path).exists()]
-    listed = lists / f"{deb.name}.files"
-    listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return "\n".join(
         [
             f"%package -n standin-{deb.name}",
@@ -209,7 +224,8 @@ def deb_section(deb: Deb, needs: list[str], lists: Path) -> str:
             *[f"Requires: standin-{name}" for name in needs],
             f"%description -n standin-{deb.name}",
             f"The files of Debian's package {deb.name} {deb.version}, for tests of llamafleet.turboquant.",
-            f"%files -n standin-{deb.name} -f {listed}" if rows else f"%files -n standin-{deb.name}",
+            f"%files -n standin-{deb.name}",
+            *rows,
             "",
         ]
     )
@@ -285,38 +301,81 @@ def base_section(name: str, release: str) -> str:
     )
 
 
-def rpmbuild(spec: Path, out: Path) -> None:
-    """Build every package of a spec file into one folder."""
-    work = spec.with_suffix(".work")
-    out.mkdir(parents=True, exist_ok=True)
-    run(
-        "rpmbuild", "-bb", "--quiet", "--define", f"_topdir {work}", "--define", f"_rpmdir {out}",
-        "--define", "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
-        "--target", platform.machine(), str(spec),
-    )  # fmt: skip
-    shutil.rmtree(work, ignore_errors=True)
+class Pool:
+    """Signed RPMs by a digest of what they are made from, and the key that signs them."""
+
+    def __init__(self, cache: Path, work: Path) -> None:
+        self.folder = cache / "rpms"
+        self.home = cache / "gnupg"
+        self.work = work
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def place(self, *inputs: str) -> Path:
+        return self.folder / hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:24]
+
+    def build(self, name: str, install: Iterable[str], sections: dict[Path, str]) -> None:
+        """Build the RPMs of some sections, one folder of the pool for each; a folder is there only when complete."""
+        out = self.work / name
+        spec = self.work / f"{name}.spec"
+        head = HEADER.format(name=name, summary=f"Packages of {name}")
+        spec.write_text("\n".join([head, *install, "", *sections.values()]), encoding="utf-8")
+        run(
+            "rpmbuild", "-bb", "--quiet", "--define", f"_topdir {self.work}/{name}.build", "--define", f"_rpmdir {out}",
+            "--define", "_build_name_fmt %%{NAME}.rpm", "--target", platform.machine(), str(spec),
+        )  # fmt: skip
+        self.sign(sorted(out.glob("*.rpm")))
+        for place, section in sections.items():
+            part = place.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for package in re.findall(r"^%package -n (\S+)$", section, re.MULTILINE):
+                shutil.move(out / f"{package}.rpm", part / f"{package}.rpm")
+            part.rename(place)
+
+    def key(self) -> str:
+        """The public key; the pair is made at the first call."""
+        gpg = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
+        if not self.home.exists():
+            self.home.mkdir(mode=0o700)
+            run(*gpg, "--passphrase", "", "--quick-generate-key", SIGNER, "rsa3072", "sign", "never")
+        return run(*gpg, "--armor", "--export", SIGNER)
+
+    def sign(self, rpms: list[Path]) -> None:
+        self.key()
+        run(
+            "rpmsign", "--addsign", "--define", f"_gpg_path {self.home}", "--define", f"_gpg_name {SIGNER}",
+            "--define", f"_openpgp_sign_id {SIGNER}", *map(str, rpms),
+        )  # fmt: skip
 
 
-def sign(out: Path, home: Path) -> None:
-    """Sign every RPM below a folder with a key that is made here, and leave the public key beside them."""
-    who = "llamafleet test repository <tests@llamafleet.invalid>"
-    home.mkdir(mode=0o700, exist_ok=True)
-    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
-    run(*gpg, "--quick-generate-key", who, "rsa3072", "sign", "never")
-    (out / "key.asc").write_text(run(*gpg, "--armor", "--export", who), encoding="ascii")
-    rpms = sorted(str(path) for path in out.rglob("*.rpm"))
-    run(
-        "rpmsign", "--addsign", "--define", f"_gpg_path {home}", "--define", f"_gpg_name {who}",
-        "--define", f"_openpgp_sign_id {who}", *rpms,
-    )  # fmt: skip
-    run("gpgconf", "--homedir", str(home), "--kill", "all")
+def fetch(wanted: list[str], debs: Path) -> list[Path]:
+    """Let apt fetch packages and all that they need beyond the base image."""
+    (debs / "partial").mkdir(parents=True, exist_ok=True)
+    apt = ["apt-get", "-y", "-q", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]
+    run(*apt, "update")
+    files = re.findall(r"^'[^']+' (\S+) \d+ ", run(*apt, "--print-uris", "install", *wanted), re.MULTILINE)
+    into = ["-o", f"Dir::Cache::Archives={debs}", "-o", "DPkg::Lock::Timeout=600"]
+    run(*apt, *into, "--download-only", "install", *wanted)
+    # Only here, in the container that builds.
+    run(*apt, *into, "install", "createrepo-c", "gpg-agent")
+    return [debs / file for file in files]
+
+
+def unpack(debs: list[Deb], stage: Path) -> None:
+    """Lay the files of packages into one tree, with the folders of a merged /usr."""
+    for top in MERGED:
+        (stage / "usr" / top).mkdir(parents=True, exist_ok=True)
+        (stage / top).symlink_to(f"usr/{top}")
+    for deb in debs:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb.path)], stdout=subprocess.PIPE) as stream:
+            subprocess.run(["tar", "-x", "--keep-directory-symlink", "-C", str(stage)], stdin=stream.stdout, check=True)
 
 
 def main() -> None:
     """Fetch, unpack, build, sign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="packages.toml")
-    parser.add_argument("--debs", type=Path, required=True, help="folder that keeps what apt fetches")
+    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps what is costly")
     parser.add_argument("--out", type=Path, required=True, help="where the repository's parts are left")
     args = parser.parse_args()
 
@@ -331,71 +390,58 @@ def main() -> None:
     print(f"fetching the content of {len(wanted)} Debian packages and what they need", flush=True)
     present = run("dpkg-query", "-W", "-f", "${Package}, ${Provides}\\n").splitlines()
     installed = {group[0] for line in present for group in names(line)}
-    (args.debs / "partial").mkdir(parents=True, exist_ok=True)
-    apt = ["apt-get", "-y", "-q", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]
-    run(*apt, "update")
-    fetched = run(*apt, "--print-uris", "install", *wanted)
-    files = re.findall(r"^'[^']+' (\S+) \d+ ", fetched, re.MULTILINE)
-    run(*apt, "-o", f"Dir::Cache::Archives={args.debs}", "--download-only", "install", *wanted)
-    run(*apt, "-o", f"Dir::Cache::Archives={args.debs}", "install", "createrepo-c", "gpg-agent")
-
-    print(f"unpacking {len(files)} packages", flush=True)
-    work = Path("/var/tmp/standin")
-    stage = work / "stage"
-    for top in MERGED:
-        (stage / "usr" / top).mkdir(parents=True, exist_ok=True)
-        (stage / top).symlink_to(f"usr/{top}")
-    debs = []
-    for file in files:
-        deb = read_deb(args.debs / file)
-        debs.append(deb)
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb.path)], stdout=subprocess.PIPE) as stream:
-            subprocess.run(["tar", "-x", "--keep-directory-symlink", "-C", str(stage)], stdin=stream.stdout, check=True)
-    collection = Collection(debs, installed, set(recipe["without"]["debs"]))
+    files = fetch(wanted, args.cache / "debs")
+    print(f"reading {len(files)} packages", flush=True)
+    collection = Collection([read_deb(file) for file in files], installed, set(recipe["without"]["debs"]))
     needed = {
         release: collection.closure([deb for p in packages.values() for deb in p.get("debs", [])])
         for release, packages in releases.items()
     }
-    common = set.intersection(*needed.values())
 
-    lists = work / "lists"
-    lists.mkdir()
+    work = Path("/var/tmp/standin")
+    work.mkdir()
+    pool = Pool(args.cache, work)
+    places: dict[str, Path] = {}
+    missing: dict[Path, str] = {}
+    for name in sorted(set.union(*needed.values())):
+        deb = collection.debs[name]
+        section = deb_section(deb, collection.needs(deb))
+        places[name] = pool.place(HEADER, deb.path.name, section)
+        if not places[name].exists():
+            missing[places[name]] = section
+    if missing:
+        print(f"unpacking and building {len(missing)} RPMs of Debian's content", flush=True)
+        unpack([collection.debs[name] for name, place in places.items() if place in missing], work / "stage")
+        pool.build("content", [f"cp -al {work}/stage/. %{{buildroot}}/"], missing)
+
     shutil.rmtree(args.out, ignore_errors=True)
-    parts = {"common": common, **{release: found - common for release, found in needed.items()}}
-    for part, members in parts.items():
-        print(f"building {len(members)} RPMs of Debian's content for {part}", flush=True)
-        sections = [
-            deb_section(collection.debs[name], collection.needs(collection.debs[name]), lists)
-            for name in sorted(members)
-        ]
-        spec = work / f"content-{part}.spec"
-        head = HEADER.format(name=f"content-{part}", summary=f"Debian content of {part}")
-        spec.write_text(head + f"cp -al {stage}/. %{{buildroot}}\n\n" + "\n".join(sections), encoding="utf-8")
-        rpmbuild(spec, args.out / part)
-
+    args.out.mkdir(parents=True)
+    common = set.intersection(*needed.values())
+    for part, members in {"common": common, **{release: needed[release] - common for release in releases}}.items():
+        for name in sorted(members):
+            shutil.copytree(places[name], args.out / part, dirs_exist_ok=True, copy_function=os.link)
     for release, packages in releases.items():
-        print(f"building {len(packages)} RPMs of Fedora's names for {release}", flush=True)
-        base = [*recipe["base"]["packages"], "fedora-release-common"]
+        base = [*recipe["base"]["packages"], "fedora-release-common", "grubby"]
+        known = {*packages, *base}
         links = [
-            f"mkdir -p %{{buildroot}}{Path(path).parent} && ln -s '{target}' '%{{buildroot}}{path}'"
+            f"mkdir -p '%{{buildroot}}{Path(path).parent}' && ln -s '{target}' '%{{buildroot}}{path}'"
             for package in packages.values()
             for path, target in package.get("links", {}).items()
         ]
-        known = {*packages, *base}
-        offered = [
-            fedora_section(name, package, collection, release, known) for name, package in sorted(packages.items())
-        ]
-        for name, rest, out in (
-            ("offered", "\n".join([*links, "", *offered]), args.out / release),
-            ("base", "\n".join(base_section(name, release) for name in base), args.out / f"base-{release}"),
+        offered = [fedora_section(name, package, collection, release, known) for name, package in packages.items()]
+        for name, install, sections, out in (
+            (f"offered-{release}", links, offered, args.out / release),
+            (f"base-{release}", [], [base_section(name, release) for name in base], args.out / f"base-{release}"),
         ):
-            spec = work / f"{name}-{release}.spec"
-            head = HEADER.format(name=f"{name}-{release}", summary=f"{name} of release {release}")
-            spec.write_text(f"{head}\n{rest}", encoding="utf-8")
-            rpmbuild(spec, out)
+            text = "\n".join(sections)
+            place = pool.place(HEADER, *install, text)
+            if not place.exists():
+                print(f"building {len(sections)} RPMs: {name}", flush=True)
+                pool.build(name, install, {place: text})
+            shutil.copytree(place, out, dirs_exist_ok=True, copy_function=os.link)
 
-    print("signing, and writing the repositories' metadata", flush=True)
-    sign(args.out, work / "gnupg")
+    print("writing the repositories' metadata", flush=True)
+    (args.out / "key.asc").write_text(pool.key(), encoding="ascii")
     for release in releases:
         view = work / f"view-{release}"
         view.mkdir()
@@ -403,7 +449,7 @@ def main() -> None:
             (view / part).symlink_to(args.out / part)
         run("createrepo_c", "--quiet", "--general-compress-type=gz", "--no-database", str(view))
         shutil.move(view / "repodata", args.out / release / "repodata")
-    os.sync()
+    run("gpgconf", "--homedir", str(pool.home), "--kill", "all")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ echo "cpe:/o:fedoraproject:fedora:$release" >/etc/system-release-cpe
 ln -sf dnf5 /usr/bin/dnf
 ln -sf dnf5 /usr/bin/yum
 ln -sf grub-editenv /usr/bin/grub2-editenv
+install -D -m 0755 /source/image/grubby /usr/sbin/grubby
 mkdir -p "$top/debian"
 for tool in /usr/bin/apt /usr/bin/apt-* /usr/bin/dpkg /usr/bin/dpkg-* /usr/sbin/dpkg-*; do
     if [ -e "$tool" ]; then mv "$tool" "$top/debian/"; fi
