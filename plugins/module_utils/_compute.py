@@ -81,8 +81,7 @@ class _Support:
         device = self.devices[backend]
         if device.is_cuda:
             for s in t.src:
-                buf = s.vsrc.buf if s.vsrc is not None else s.buf
-                if buf >= 0 and buf != backend:
+                if s.buf >= 0 and s.buf != backend:  # a view has no buffer yet
                     return False
         op = t.op
         if op == "flash_attn_ext":
