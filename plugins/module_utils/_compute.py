@@ -30,9 +30,11 @@ class Setup(NamedTuple):
     caches: Sequence[Any]
     placement: Any
     weights: Any
+    weights_key: Any
     flash_attn: bool
     v_trans: bool
-    fa_on_cpu: frozenset[int]
+    # for each device the layers whose flash attention it cannot run
+    fa_unsupported: Sequence[frozenset[int]]
 
 
 class Compute(NamedTuple):
@@ -43,6 +45,14 @@ class Compute(NamedTuple):
     warnings: list[str]
     splits: int = 0
     nodes: int = 0
+
+
+class _Known(NamedTuple):
+    """A result for some number of cells, and how far from there it holds."""
+
+    cells: int
+    layout: gg.Layout | None
+    compute: Compute
 
 
 def uses_alibi(h: HParams) -> bool:
@@ -75,7 +85,7 @@ class _Support:
 
     def __init__(self, s: Setup) -> None:
         self.devices = s.placement.devices
-        self.fa_on_cpu = s.fa_on_cpu
+        self.fa_unsupported = s.fa_unsupported
 
     def __call__(self, backend: int, t: gg.T) -> bool:
         device = self.devices[backend]
@@ -85,7 +95,7 @@ class _Support:
                     return False
         op = t.op
         if op == "flash_attn_ext":
-            return int(t.name[6:]) not in self.fa_on_cpu
+            return int(t.name[6:]) not in self.fa_unsupported[backend]
         if not device.is_cuda and (
             t.nbytes > device.storage_range or any(s.nbytes > device.storage_range for s in t.src)
         ):
@@ -122,15 +132,75 @@ class _Support:
         return True
 
 
+_ROTATION_VARIABLES = ("LLAMA_ATTN_ROT_DISABLE", "LLAMA_ATTN_ROT_K_OVERRIDE", "LLAMA_ATTN_ROT_V_OVERRIDE")
+
+
 def compute_buffers(s: Setup) -> Compute:
-    """Buffers of every device."""
+    """Buffers of every device, from what is known of this model where that holds."""
+    c, o = s.context, s.options
+    cells = c.n_ctx_seq
+    key = (
+        "compute",
+        s.build.name,
+        s.weights_key,
+        o["program"],
+        o["kv_offload"],
+        o["op_offload"],
+        o["split_mode"],
+        s.placement.offloads_all,
+        c.n_seq,
+        c.n_stream,
+        min(c.n_ctx, c.n_ubatch),
+        c.n_ctx_seq > (s.model.hparams.get("rope.scaling.original_context_length") or s.model.hparams.n_ctx_train),
+        s.flash_attn,
+        s.v_trans,
+        tuple(s.fa_unsupported),
+        # a cache either has as many cells as the context or a fixed number
+        tuple((cache.form, 0 if cache.cells == cells else cache.cells) for cache in s.caches),
+        tuple(s.env.get(name) for name in _ROTATION_VARIABLES),
+    )
+    memo = s.model.memo
+    known: list[_Known] = memo.setdefault(key, [])
+    for entry in known:
+        steps, rest = divmod(cells - entry.cells, 256)
+        if rest:
+            continue
+        layout = entry.layout
+        if layout is None:
+            if steps == 0:
+                return entry.compute
+        elif layout.low <= steps <= layout.high:
+            if steps == 0:
+                return entry.compute
+            return _result(layout, steps)
+    layout, compute = _measure(s)
+    known.append(_Known(cells, layout, compute))
+    return compute
+
+
+def _result(layout: gg.Layout, steps: int) -> Compute:
+    sizes = [size + slope * steps for size, slope in zip(layout.sizes, layout.slopes)]
+    result = {i: size for i, size in enumerate(sizes[:-1]) if size}
+    result[-1] = sizes[-1]
+    return Compute(result, "", [], layout.splits, layout.nodes)
+
+
+def _measure(s: Setup) -> tuple[gg.Layout | None, Compute]:
     try:
         builder = _graphs.build(s)
+        if builder is None:
+            text = (
+                f"the graph of architecture {s.model.hparams.arch} is not modelled: its compute buffer is an estimate"
+            )
+            return None, Compute(_estimate(s), "", [text + " from above"])
+        larger = [cache.with_cells(cache.cells + 256 * (cache.cells == s.context.n_ctx_seq)) for cache in s.caches]
+        other = _graphs.build(s._replace(caches=larger))
     except _graphs.MissingTensorError as e:
-        return Compute(_estimate(s), "", [f"the file has no tensor {e}: the compute buffer is an estimate from above"])
-    if builder is None:
-        text = f"the graph of architecture {s.model.hparams.arch} is not modelled: its compute buffer is an estimate"
-        return Compute(_estimate(s), "", [text + " from above"])
+        return None, Compute(
+            _estimate(s), "", [f"the file has no tensor {e}: the compute buffer is an estimate from above"]
+        )
+    assert other is not None
+    gg.grow(builder.g, other.g)
     devices = s.placement.devices
     pipeline = (
         len(devices) > 1
@@ -144,18 +214,17 @@ def compute_buffers(s: Setup) -> Compute:
     scheduler = gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline)
     aligns = [*[d.align for d in devices], CPU_ALIGN]
     padded = [*[d.is_cuda for d in devices], False]
-    n_nodes = len(builder.g.nodes)
     try:
-        sizes, splits = gg.compute_sizes(builder.g, scheduler, aligns, padded)
+        layout = gg.lay_out(builder.g, scheduler, aligns, padded)
     except gg.SplitInputsError as e:
         error = (
             f"the scheduler aborts: {e} (GGML_SCHED_MAX_SPLIT_INPUTS, ggml-org/llama.cpp#21730); one GPU "
             "(split_mode none), or all layers on GPUs in other proportions, works"
         )
-        return Compute(_estimate(s), error, [])
-    result = {i: size for i, size in enumerate(sizes[:-1]) if size}
-    result[-1] = sizes[-1]
-    return Compute(result, "", [], splits, n_nodes)
+        return None, Compute(_estimate(s), error, [])
+    if not all(d.is_cuda for d in devices):
+        layout = layout._replace(low=0, high=0)  # Vulkan judges tensors by their size
+    return layout, _result(layout, 0)
 
 
 def _estimate(s: Setup) -> dict[int, int]:

@@ -12,6 +12,7 @@ TheTom/llama-cpp-turboquant at 69d8e4be.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._cache_types import (
     PLAIN_CACHE_TYPES,
@@ -30,6 +31,7 @@ MAX_SPLIT_INPUTS = 30  # GGML_SCHED_MAX_SPLIT_INPUTS
 MAX_COPIES = 4  # GGML_SCHED_MAX_COPIES
 CPU = -1  # the buffer of a tensor that lies in RAM; devices count from 0
 NOWHERE = -2  # not allocated yet
+UNBOUNDED = 1 << 40
 
 VIEW_OPS = frozenset(["view", "reshape", "permute", "transpose"])
 # ggml_op_can_inplace (ggml-alloc.c:22)
@@ -62,6 +64,7 @@ class T:
 
     __slots__ = (
         "addr",
+        "addr_slope",
         "allocated",
         "backend",
         "buf",
@@ -73,6 +76,7 @@ class T:
         "nbytes",
         "ne",
         "op",
+        "slope",
         "src",
         "ty",
         "views",
@@ -83,6 +87,7 @@ class T:
 
     # set while the graph is laid out
     addr: int
+    addr_slope: int
     allocated: bool
     buffer_id: int
     children: int
@@ -107,6 +112,7 @@ class T:
         self.name = ""
         self.backend = NOWHERE
         self.visited = False
+        self.slope = 0  # how much nbytes grows with every 256 cells of the cache
 
 
 def _view_bytes(ty: str, ne: tuple[int, ...], nb: tuple[int, ...]) -> int:
@@ -474,6 +480,7 @@ class Scheduler:
                 keep = T("none", s.ty, s.ne, [s])
                 keep.vsrc = s.vsrc or s
                 keep.nbytes = s.nbytes
+                keep.slope = s.slope
                 out.append(keep)
                 ids.append(s.backend)
                 out.append(copies[id(s), backend][0])
@@ -502,6 +509,7 @@ def _duplicate(s: T) -> T:
     c = T("none", s.ty, s.ne)
     c.nb = s.nb
     c.nbytes = _view_bytes(s.ty, s.ne, s.nb)
+    c.slope = s.slope
     return c
 
 
@@ -516,16 +524,46 @@ def _offload_batch(t: T) -> int:
     return t.ne[1] * t.ne[2] * t.ne[3]
 
 
+class Range:
+    """For how many more or fewer steps of the cache's size every decision of the allocator stays the same.
+
+    All sizes and addresses are linear in the number of cells. Each comparison that the allocator makes holds
+    up to the point where its two sides cross; the range is what they have in common.
+    """
+
+    __slots__ = ("high", "low")
+
+    def __init__(self) -> None:
+        self.low = -UNBOUNDED
+        self.high = UNBOUNDED
+
+    def keep(self, distance: int, slope: int) -> None:
+        """distance + slope * steps stays 0 or more."""
+        if slope > 0:
+            low = -(distance // slope)
+            if low > self.low:
+                self.low = low
+        elif slope < 0:
+            high = distance // -slope
+            if high < self.high:
+                self.high = high
+
+    def only_here(self) -> None:
+        self.low = self.high = 0
+
+
 class _Buffer:
-    """ggml_dyn_tallocr with one chunk: free blocks sorted by address."""
+    """ggml_dyn_tallocr with one chunk: free blocks sorted by address, each [addr, size, their slopes]."""
 
-    __slots__ = ("align", "blocks", "max_size", "padded")
+    __slots__ = ("align", "blocks", "max_size", "max_slope", "padded", "range")
 
-    def __init__(self, align: int, padded: bool) -> None:
+    def __init__(self, align: int, padded: bool, valid: Range) -> None:
         self.align = align
         self.padded = padded
-        self.blocks: list[list[int]] = [[0, 1 << 62]]
+        self.blocks: list[list[int]] = [[0, 1 << 62, 0, 0]]
         self.max_size = 0
+        self.max_slope = 0
+        self.range = valid
 
     def size_of(self, t: T) -> int:
         """get_alloc_size, aligned: CUDA pads the last row of a quantized tensor."""
@@ -534,47 +572,102 @@ class _Buffer:
             kind = TYPES[t.ty]
             if kind.block > 1 and t.ne[0] % 512:
                 size += kind.row(512 - t.ne[0] % 512)
+        if t.slope and t.slope % self.align:
+            self.range.only_here()
         return -(-size // self.align) * self.align
 
-    def alloc(self, size: int) -> int:
+    def alloc(self, size: int, slope: int) -> tuple[int, int]:
+        """The smallest free block that is large enough, the last of equals."""
         blocks = self.blocks
+        keep = self.range.keep
         best = -1
         best_size = 1 << 63
+        best_slope = 0
         for i in range(len(blocks) - 1):
-            have = blocks[i][1]
-            if size <= have <= best_size:
-                best, best_size = i, have
+            have, have_slope = blocks[i][1], blocks[i][3]
+            if size <= have:
+                if slope != have_slope:
+                    keep(have - size, have_slope - slope)
+                if have <= best_size:
+                    if best >= 0 and best_slope != have_slope:
+                        keep(best_size - have, best_slope - have_slope)
+                    best, best_size, best_slope = i, have, have_slope
+                elif best_slope != have_slope:
+                    keep(have - best_size - 1, have_slope - best_slope)
+            elif slope != have_slope:
+                keep(size - have - 1, slope - have_slope)
         block = blocks[best]  # -1 is the last one, which has no end
-        addr = block[0]
+        addr, addr_slope = block[0], block[2]
         block[0] += size
         block[1] -= size
-        if block[1] == 0:
-            del blocks[best]
-        end = addr + size
+        block[2] += slope
+        if best >= 0:
+            block[3] -= slope
+            if block[1] == 0:
+                if block[3]:
+                    self.range.only_here()
+                del blocks[best]
+            elif block[3]:
+                keep(block[1] - 1, block[3])
+        end, end_slope = addr + size, addr_slope + slope
         if end > self.max_size:
-            self.max_size = end
-        return addr
+            if end_slope != self.max_slope:
+                keep(end - self.max_size, end_slope - self.max_slope)
+            self.max_size, self.max_slope = end, end_slope
+        elif end_slope != self.max_slope:
+            keep(self.max_size - end, self.max_slope - end_slope)
+        return addr, addr_slope
 
-    def free(self, addr: int, size: int) -> None:
+    def free(self, addr: int, size: int, addr_slope: int, slope: int) -> None:
         blocks = self.blocks
+        end, end_slope = addr + size, addr_slope + slope
+        last = len(blocks) - 1
         for i, block in enumerate(blocks):
-            if block[0] + block[1] == addr:
+            block_end, block_slope = block[0] + block[1], block[2] + block[3]
+            if block_end == addr:
+                if block_slope != addr_slope:
+                    self.range.only_here()
                 block[1] += size
-                if i < len(blocks) - 1 and block[0] + block[1] == blocks[i + 1][0]:
-                    block[1] += blocks[i + 1][1]
-                    del blocks[i + 1]
+                block[3] += slope
+                if i < last:
+                    after = blocks[i + 1]
+                    self._order(after[0] - end, after[2] - end_slope)
+                    if end == after[0]:
+                        block[1] += after[1]
+                        block[3] += after[3]
+                        del blocks[i + 1]
                 return
-            if addr + size == block[0]:
-                block[0] = addr
+            if end == block[0]:
+                if block[2] != end_slope:
+                    self.range.only_here()
+                block[0], block[2] = addr, addr_slope
                 block[1] += size
-                if i > 0 and blocks[i - 1][0] + blocks[i - 1][1] == addr:
-                    blocks[i - 1][1] += block[1]
-                    del blocks[i]
+                block[3] += slope
+                if i > 0:
+                    before = blocks[i - 1]
+                    before_end, before_slope = before[0] + before[1], before[2] + before[3]
+                    self._order(addr - before_end, addr_slope - before_slope)
+                    if before_end == addr:
+                        before[1] += block[1]
+                        before[3] += block[3]
+                        del blocks[i]
                 return
+            if block[0] >= end:
+                self._order(block[0] - end, block[2] - end_slope)
+                break
+            self._order(addr - block_end, addr_slope - block_slope)
         at = 0
         while at < len(blocks) and blocks[at][0] < addr:
             at += 1
-        blocks.insert(at, [addr, size])
+        blocks.insert(at, [addr, size, addr_slope, slope])
+
+    def _order(self, gap: int, slope: int) -> None:
+        """Two addresses that touch keep touching, and a gap stays a gap."""
+        if slope:
+            if gap == 0:
+                self.range.only_here()
+            else:
+                self.range.keep(gap - 1, slope)
 
 
 def reserve(
@@ -627,6 +720,7 @@ def _prepare(t: T, seen: set[int]) -> None:
         t.allocated = False
         t.buffer_id = 0
         t.addr = 0
+        t.addr_slope = 0
 
 
 def _allocate(t: T, backend: int, buffers: Sequence[_Buffer]) -> None:
@@ -641,20 +735,20 @@ def _allocate(t: T, backend: int, buffers: Sequence[_Buffer]) -> None:
             if parent.ty != t.ty or parent.ne != t.ne or parent.nb != t.nb:
                 continue
             if parent.children == 1 and parent.views == 0:
-                t.buffer_id, t.addr = parent.buffer_id, parent.addr
+                t.buffer_id, t.addr, t.addr_slope = parent.buffer_id, parent.addr, parent.addr_slope
                 parent.allocated = False
                 _free_rest(t, parent, buffers)
                 return
     buffer = buffers[backend]
     t.buffer_id = backend
-    t.addr = buffer.alloc(buffer.size_of(t))
+    t.addr, t.addr_slope = buffer.alloc(buffer.size_of(t), t.slope)
 
 
 def _free(t: T, buffers: Sequence[_Buffer]) -> None:
     if t.flags & OUTPUT:
         return
     buffer = buffers[t.buffer_id]
-    buffer.free(t.addr, buffer.size_of(t))
+    buffer.free(t.addr, buffer.size_of(t), t.addr_slope, t.slope)
     t.allocated = False
 
 
@@ -662,14 +756,39 @@ def _free_rest(t: T, parent: T, buffers: Sequence[_Buffer]) -> None:
     have = buffers[parent.buffer_id].size_of(parent)
     need = buffers[parent.buffer_id].size_of(t)
     if have > need:
-        buffers[parent.buffer_id].free(parent.addr + need, have - need)
+        buffers[parent.buffer_id].free(parent.addr + need, have - need, parent.addr_slope + t.slope, 0)
 
 
-def compute_sizes(
-    g: Graph, scheduler: Scheduler, aligns: Sequence[int], padded: Sequence[bool]
-) -> tuple[list[int], int]:
-    """Bytes of each backend's compute buffer, and the number of splits."""
+class Layout(NamedTuple):
+    """Bytes of each backend's compute buffer, how they grow with 256 cells, and for which steps that holds."""
+
+    sizes: tuple[int, ...]
+    slopes: tuple[int, ...]
+    low: int
+    high: int
+    splits: int
+    nodes: int
+
+
+def grow(g: Graph, larger: Graph) -> None:
+    """Tell every tensor how much larger it is in the same graph with 256 more cells."""
+    for mine, other in ((g.nodes, larger.nodes), (g.leafs, larger.leafs)):
+        for a, b in zip(mine, other):
+            a.slope = b.nbytes - a.nbytes
+
+
+def lay_out(g: Graph, scheduler: Scheduler, aligns: Sequence[int], padded: Sequence[bool]) -> Layout:
+    """Split the graph and allocate it."""
+    n_nodes = len(g.nodes)
     nodes, node_ids, leafs, leaf_ids = scheduler.split(g)
-    buffers = [_Buffer(align, pads) for align, pads in zip(aligns, padded)]
+    valid = Range()
+    buffers = [_Buffer(align, pads, valid) for align, pads in zip(aligns, padded)]
     reserve(nodes, node_ids, leafs, leaf_ids, buffers)
-    return [b.max_size for b in buffers], scheduler.n_splits
+    return Layout(
+        tuple(b.max_size for b in buffers),
+        tuple(b.max_slope for b in buffers),
+        valid.low,
+        valid.high,
+        scheduler.n_splits,
+        n_nodes,
+    )

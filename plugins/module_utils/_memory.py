@@ -422,26 +422,86 @@ def context_sizes(h: HParams, o: Mapping[str, Any], n_ctx: int) -> Context:
 
 
 class CacheLayer(NamedTuple):
-    """K and V of one layer."""
+    """K and V of one layer; the rows are the bytes of one cell."""
 
     il: int
     type_k: str
     ne_k: int
-    k_bytes: int
+    k_row: int
     type_v: str
     ne_v: int
-    v_bytes: int
+    v_row: int
+
+
+class CacheForm:
+    """What a cache is apart from its number of cells: made once for a model and its types."""
+
+    __slots__ = ("by_owner", "k_row", "kind", "layers", "numbers", "rotation", "type_k", "type_v", "v_row")
+
+    def __init__(self, kind: str, layers: tuple[CacheLayer, ...], type_k: str, type_v: str) -> None:
+        self.kind = kind
+        self.layers = layers
+        self.numbers = [layer.il for layer in layers]
+        self.type_k = type_k
+        self.type_v = type_v
+        self.rotation = is_turbo(type_k) and bool(layers)
+        self.k_row = sum(layer.k_row for layer in layers)
+        self.v_row = sum(layer.v_row for layer in layers)
+        self.by_owner: dict[Any, dict[tuple[int, int, int], int]] = {}
+
+    def allocations(self, build: Build, p: Placement, kv_offload: bool) -> dict[tuple[int, int, int], int]:
+        """How often each (owner, bytes of a cell, padding) occurs."""
+        key = (build.name, p.layers, tuple(d.backend for d in p.devices)) if kv_offload else None
+        result = self.by_owner.get(key)
+        if result is None:
+            result = {}
+            for layer in self.layers:
+                owner = p.layers[layer.il] if kv_offload else -1
+                for ne, row, name in ((layer.ne_k, layer.k_row, layer.type_k), (layer.ne_v, layer.v_row, layer.type_v)):
+                    if name:
+                        item = (owner, row, _row_padding(build, p, owner, ne, name))
+                        result[item] = result.get(item, 0) + 1
+            self.by_owner[key] = result
+        return result
 
 
 class Cache(NamedTuple):
-    """One cache: base, swa or recurrent."""
+    """A cache of some number of cells, for each stream."""
 
-    kind: str
+    form: CacheForm
     cells: int
-    layers: tuple[CacheLayer, ...]
-    type_k: str
-    type_v: str
-    rotation: bool
+    streams: int
+
+    @property
+    def kind(self) -> str:
+        return self.form.kind
+
+    @property
+    def layers(self) -> tuple[CacheLayer, ...]:
+        return self.form.layers
+
+    @property
+    def type_k(self) -> str:
+        return self.form.type_k
+
+    @property
+    def type_v(self) -> str:
+        return self.form.type_v
+
+    @property
+    def rotation(self) -> bool:
+        return self.form.rotation
+
+    @property
+    def k_bytes(self) -> int:
+        return self.form.k_row * self.cells * self.streams
+
+    @property
+    def v_bytes(self) -> int:
+        return self.form.v_row * self.cells * self.streams
+
+    def with_cells(self, cells: int) -> Cache:
+        return Cache(self.form, cells, self.streams)
 
 
 def _asymmetric(h: HParams, build: Build, type_k: str, type_v: str, env: Mapping[str, str]) -> bool:
@@ -481,43 +541,51 @@ def _layer_types(mode: int, il: int, n_layer: int, type_k: str, type_v: str) -> 
 
 
 def kv_caches(
-    h: HParams, build: Build, c: Context, o: Mapping[str, Any], env: Mapping[str, str], fa: bool
+    model: Model, build: Build, c: Context, o: Mapping[str, Any], env: Mapping[str, str], fa: bool
 ) -> tuple[Cache, ...]:
     """The K/V caches as llama_kv_cache builds them."""
-    layers = h.attention_layers()
-    if not layers:
-        return ()
-    asked_k, asked_v = o["cache_type_k"], o["cache_type_v"]
-    type_k = "q8_0" if _asymmetric(h, build, asked_k, asked_v, env) else asked_k
-    mode = adaptive_mode(h, build, asked_v, env)
-    groups = [("base", c.n_ctx_seq, layers)]
-    if h.sliding:
+    h = model.hparams
+    cells = {"base": c.n_ctx_seq, "swa": c.n_ctx_seq}
+    if h.sliding and not o["swa_full"]:
         # llama-kv-cache-iswa.cpp:46-72
         window = h.n_swa * (c.n_seq if c.kv_unified else 1) + c.n_ubatch
-        swa_cells = c.n_ctx_seq if o["swa_full"] else pad(min(c.n_ctx_seq, window), 256)
-        groups = [
-            ("base", c.n_ctx_seq, [il for il in layers if not h.swa[il]]),
-            ("swa", swa_cells, [il for il in layers if h.swa[il]]),
-        ]
-    v_padded = 0 if fa else h.v_gqa_max
-    caches = []
-    for kind, cells, members in groups:
+        cells["swa"] = pad(min(c.n_ctx_seq, window), 256)
+    forms = _cache_forms(model, build, o["cache_type_k"], o["cache_type_v"], env, fa)
+    return tuple(Cache(form, cells[form.kind], c.n_stream) for form in forms)
+
+
+def _cache_forms(
+    model: Model, build: Build, asked_k: str, asked_v: str, env: Mapping[str, str], fa: bool
+) -> tuple[CacheForm, ...]:
+    h = model.hparams
+    type_k = "q8_0" if _asymmetric(h, build, asked_k, asked_v, env) else asked_k
+    mode = adaptive_mode(h, build, asked_v, env)
+    key = ("caches", build.name, type_k, asked_v, mode, fa)
+    found: tuple[CacheForm, ...] | None = model.memo.get(key)
+    if found is not None:
+        return found
+    layers = h.attention_layers()
+    groups = [("base", layers)]
+    if h.sliding:
+        groups = [("base", [il for il in layers if not h.swa[il]]), ("swa", [il for il in layers if h.swa[il]])]
+    forms = []
+    for kind, members in groups if layers else []:
         rows = []
         for il in members:
             k, v = _layer_types(mode, il, h.n_layer, type_k, asked_v)
-            ne_k, ne_v = h.k_gqa(il), h.v_gqa(il) if fa else v_padded
+            ne_k, ne_v = h.k_gqa(il), h.v_gqa(il) if fa else h.v_gqa_max
             if is_turbo(k) and h.head_k[il] % 128 and h.head_k[il]:
                 ne_k = ne_k // h.head_k[il] * pad(h.head_k[il], 128)
             if is_turbo(v) and not h.is_mla and h.head_v[il] % 128 and h.head_v[il]:
                 ne_v = ne_v // h.head_v[il] * pad(h.head_v[il], 128)
-            n = cells * c.n_stream
-            k_bytes = build.cache_types[k].row(ne_k) * n
+            k_row = build.cache_types[k].row(ne_k)
             if h.is_mla:
-                rows.append(CacheLayer(il, k, ne_k, k_bytes, "", 0, 0))
+                rows.append(CacheLayer(il, k, ne_k, k_row, "", 0, 0))
             else:
-                rows.append(CacheLayer(il, k, ne_k, k_bytes, v, ne_v, build.cache_types[v].row(ne_v) * n))
-        caches.append(Cache(kind, cells, tuple(rows), type_k, asked_v, is_turbo(type_k) and bool(rows)))
-    return tuple(caches)
+                rows.append(CacheLayer(il, k, ne_k, k_row, v, ne_v, build.cache_types[v].row(ne_v)))
+        forms.append(CacheForm(kind, tuple(rows), type_k, asked_v))
+    model.memo[key] = tuple(forms)
+    return model.memo[key]  # type: ignore[no-any-return]
 
 
 def _float32(value: float) -> float:
@@ -531,6 +599,15 @@ class Placement(NamedTuple):
     output: int
     devices: tuple[Device, ...]
     offloads_all: bool
+
+
+def remembered_placement(model: Model, devices: tuple[Device, ...], o: Mapping[str, Any]) -> Placement:
+    key = ("placement", devices, o["split_mode"], o["main_gpu"], o["n_gpu_layers"], o["tensor_split"])
+    result: Placement | None = model.memo.get(key)
+    if result is None:
+        result = placement(model.hparams, devices, o)
+        model.memo[key] = result
+    return result
 
 
 def placement(h: HParams, devices: Sequence[Device], o: Mapping[str, Any]) -> Placement:
@@ -716,8 +793,17 @@ class Attention(NamedTuple):
     gqa: int
 
 
-def attention_ops(h: HParams, caches: Sequence[Cache]) -> list[Attention]:
+def attention_ops(model: Model, caches: Sequence[Cache]) -> list[Attention]:
     """One for each layer that attends, also the layers that share another layer's cache."""
+    key = ("attention", *[cache.form for cache in caches])
+    result: list[Attention] | None = model.memo.get(key)
+    if result is None:
+        result = _attention_ops(model.hparams, caches)
+        model.memo[key] = result
+    return result
+
+
+def _attention_ops(h: HParams, caches: Sequence[Cache]) -> list[Attention]:
     rows = {layer.il: layer for cache in caches for layer in cache.layers}
     result = []
     for il in range(h.n_layer):
@@ -751,6 +837,34 @@ def cuda_vec_kernel(type_k: str, type_v: str, all_quants: bool) -> bool:
     if all_quants:
         return type_k in _SIMPLE and type_v in _SIMPLE
     return type_k == type_v and type_k in ("f16", "bf16", "q8_0", "q4_0")
+
+
+class Verdicts(NamedTuple):
+    """Flash attention on one kind of device: what it says of each layer that is not plainly supported."""
+
+    unsupported: dict[int, str]
+    aborts: dict[int, str]
+    unsupported_layers: frozenset[int]
+
+
+def attention_verdicts(
+    model: Model, build: Build, device: Device, caches: Sequence[Cache], all_quants: bool
+) -> Verdicts:
+    """flash_attention for every layer, remembered with the model."""
+    key = ("flash attention", build.name, device.backend, all_quants, *[cache.form for cache in caches])
+    result: Verdicts | None = model.memo.get(key)
+    if result is None:
+        unsupported, aborts = {}, {}
+        alibi = _compute.uses_alibi(model.hparams)
+        for a in attention_ops(model, caches):
+            verdict, reason = flash_attention(build, device, a, all_quants, alibi)
+            if verdict == UNSUPPORTED:
+                unsupported[a.il] = reason
+            elif verdict == ABORT:
+                aborts[a.il] = reason
+        result = Verdicts(unsupported, aborts, frozenset(unsupported))
+        model.memo[key] = result
+    return result
 
 
 def flash_attention(build: Build, device: Device, a: Attention, all_quants: bool, alibi: bool) -> tuple[str, str]:
@@ -830,7 +944,7 @@ def _check_types(v: _Verdict, h: HParams, build: Build, o: Mapping[str, Any], fa
         size: TypeSize = build.cache_types[name]
         if not size.quantized:
             continue
-        for head in heads:
+        for head in dict.fromkeys(heads):
             stored = head
             if is_turbo(name) and head % 128 and not (side == "V" and h.is_mla):
                 stored = pad(head, 128)
@@ -850,8 +964,8 @@ def _resolve_flash_attention(
     env: Mapping[str, str],
     c: Context,
     p: Placement,
-) -> tuple[bool, bool, set[int]]:
-    """(caches built for FA, FA in the graph, layers whose FA runs on the CPU instead of their device)."""
+) -> tuple[bool, bool]:
+    """(caches built for flash attention, flash attention in the graph)."""
     h = model.hparams
     asked = o["flash_attn"]
     type_k, type_v = o["cache_type_k"], o["cache_type_v"]
@@ -877,41 +991,38 @@ def _resolve_flash_attention(
         )
     built = asked != "off"
     if not built:
-        return False, False, set()
+        return False, False
     # -fa auto asks the scheduler where the operation lands; -fa on does not ask
-    on_cpu: set[int] = set()
-    aborts = ""
-    why = ""
-    alibi = _compute.uses_alibi(h)
-    caches = kv_caches(h, build, c, o, env, True)
-    for a in attention_ops(h, caches):
-        owner = p.layers[a.il]
-        if owner < 0:
-            continue
-        verdict, reason = flash_attention(build, p.devices[owner], a, o["fa_all_quants"], alibi)
-        if verdict == UNSUPPORTED:
-            on_cpu.add(a.il)
-            why = why or f"layer {a.il} on {p.devices[owner].name}: {reason}"
-        elif verdict == ABORT and not aborts:
-            aborts = f"layer {a.il} on {p.devices[owner].name}: {reason}"
+    caches = kv_caches(model, build, c, o, env, True)
+    on_cpu = 0
+    aborts = why = ""
+    for index, device in enumerate(p.devices):
+        verdicts = attention_verdicts(model, build, device, caches, o["fa_all_quants"])
+        for il, reason in verdicts.unsupported.items():
+            if p.layers[il] == index:
+                on_cpu += 1
+                why = why or f"layer {il} on {device.name}: {reason}"
+        for il, reason in verdicts.aborts.items():
+            if p.layers[il] == index:
+                aborts = aborts or f"layer {il} on {device.name}: {reason}"
     if on_cpu and asked == "auto":
         if quantized_v:
             v.refuse(
                 f"flash attention is not possible ({why}) and V of type {type_v} needs it: the program ends with "
                 f"'quantized V cache was requested, but this requires Flash Attention'. "
-                + _nearest_pair(h, build, o, env, c, p)
+                + _nearest_pair(model, build, o, env, c, p)
             )
         else:
             v.warn(f"flash attention is turned off ({why}): attention is slower and its compute buffer larger")
-        return True, False, set()
+        return True, False
     if on_cpu:
         v.reject(
-            f"attention of {len(on_cpu)} layers runs on the CPU ({why}): flash_attn on does not check that. "
-            + _nearest_pair(h, build, o, env, c, p)
+            f"attention of {on_cpu} layers runs on the CPU ({why}): flash_attn on does not check that. "
+            + _nearest_pair(model, build, o, env, c, p)
         )
     elif aborts:
-        v.reject(f"{aborts}. " + _nearest_pair(h, build, o, env, c, p))
-    return True, True, on_cpu
+        v.reject(f"{aborts}. " + _nearest_pair(model, build, o, env, c, p))
+    return True, True
 
 
 # From the least lossy to the smallest, by the perplexity figures of docs/choosing_cache_types.
@@ -927,7 +1038,7 @@ _PAIRS = (
 
 
 def _pair_runs(
-    h: HParams,
+    model: Model,
     build: Build,
     o: Mapping[str, Any],
     env: Mapping[str, str],
@@ -939,32 +1050,35 @@ def _pair_runs(
         return False
     choice = dict(o, cache_type_k=pair[0], cache_type_v=pair[1])
     probe = _Verdict()
-    _check_types(probe, h, build, choice, "on")
-    alibi = _compute.uses_alibi(h)
-    caches = kv_caches(h, build, c, choice, env, True)
-    return probe.starts and all(
-        p.layers[a.il] < 0 or flash_attention(build, p.devices[p.layers[a.il]], a, o["fa_all_quants"], alibi)[0] == OK
-        for a in attention_ops(h, caches)
-    )
+    _check_types(probe, model.hparams, build, choice, "on")
+    caches = kv_caches(model, build, c, choice, env, True)
+    for index, device in enumerate(p.devices):
+        verdicts = attention_verdicts(model, build, device, caches, o["fa_all_quants"])
+        if any(p.layers[il] == index for side in (verdicts.unsupported, verdicts.aborts) for il in side):
+            return False
+    return probe.starts
 
 
 def _nearest_pair(
-    h: HParams, build: Build, o: Mapping[str, Any], env: Mapping[str, str], c: Context, p: Placement
+    model: Model, build: Build, o: Mapping[str, Any], env: Mapping[str, str], c: Context, p: Placement
 ) -> str:
     """The smallest pair of the ladder that is not larger than asked, else the next larger one that runs."""
     asked = build.cache_types[o["cache_type_k"]].bits + build.cache_types[o["cache_type_v"]].bits
-    runs = [pair for pair in _PAIRS if _pair_runs(h, build, o, env, c, p, pair)]
+    runs = [pair for pair in _PAIRS if _pair_runs(model, build, o, env, c, p, pair)]
     if not runs:
         return "No cache-type pair has flash attention for this model there: use f16/f16 with flash_attn auto"
     bits = {pair: build.cache_types[pair[0]].bits + build.cache_types[pair[1]].bits for pair in runs}
     smaller = [pair for pair in runs if bits[pair] <= asked]
     best = max(smaller, key=lambda pair: bits[pair]) if smaller else min(runs, key=lambda pair: bits[pair])
     hint = f"The nearest pair that runs is {best[0]}/{best[1]}"
-    if _asymmetric(h, build, o["cache_type_k"], o["cache_type_v"], env):
+    if _asymmetric(model.hparams, build, o["cache_type_k"], o["cache_type_v"], env):
         free = dict(env, TURBO_AUTO_ASYMMETRIC="0")
-        if _pair_runs(h, build, o, free, c, p, (o["cache_type_k"], o["cache_type_v"])):
+        if _pair_runs(model, build, o, free, c, p, (o["cache_type_k"], o["cache_type_v"])):
             hint += "; with TURBO_AUTO_ASYMMETRIC=0 in its environment the asked pair runs too"
     return hint
+
+
+_NOTHING = dict.fromkeys(("weights", "kv", "recurrent", "compute", "output", "other"), 0)
 
 
 def _note(kind: str, device: str, nbytes: int, counted: bool, source: str) -> dict[str, Any]:
@@ -1026,23 +1140,21 @@ def _budget(
             f"architecture {h.arch} is unknown to build {build.name}: it ends with 'unknown model architecture'; "
             "a newer build may know it"
         )
-    p = placement(h, gpus, o)
+    p = remembered_placement(model, gpus, o)
     c = context_sizes(h, o, o["ctx_size"])
     if c.n_seq > MAX_SEQUENCES:
         v.refuse(f"parallel is {c.n_seq}: llama.cpp takes at most {MAX_SEQUENCES} sequences")
     if c.n_batch < 2 and o["program"] == "llama-server":
         v.refuse("a context of 1 token gives a batch of 1, and the server's warm-up aborts: use ctx_size 256 or more")
-    built_fa, graph_fa, fa_on_cpu = _resolve_flash_attention(v, model, build, o, env, c, p)
-    caches = kv_caches(h, build, c, o, env, built_fa)
+    built_fa, graph_fa = _resolve_flash_attention(v, model, build, o, env, c, p)
+    caches = kv_caches(model, build, c, o, env, built_fa)
     _check_storage_range(v, p, o, caches)
-    weights = _remembered_weights(model, p, o)
+    weights_key = _weights_key(p, o)
+    weights = _remembered_weights(model, p, o, weights_key)
     _warn_policies(v, h, build, o, env, c, caches)
 
     names = [d.name for d in p.devices]
-    parts: dict[str, dict[str, int]] = {
-        name: dict.fromkeys(("weights", "kv", "recurrent", "compute", "output", "other"), 0)
-        for name in [*[d.name for d in gpus], HOST]
-    }
+    parts: dict[str, dict[str, int]] = {name: dict(_NOTHING) for name in [*[d.name for d in gpus], HOST]}
 
     def row(buffer: int | str) -> dict[str, int]:
         return parts[names[buffer] if isinstance(buffer, int) and buffer >= 0 else HOST]
@@ -1051,28 +1163,23 @@ def _budget(
         row(buffer)["weights"] += nbytes
     listed = []
     for cache in caches:
-        kv_total: dict[int, int] = {}
-        for layer in cache.layers:
-            owner = p.layers[layer.il] if o["kv_offload"] else -1
-            sides = ((layer.ne_k, layer.k_bytes, layer.type_k), (layer.ne_v, layer.v_bytes, layer.type_v))
-            for ne, nbytes, name in sides:
-                if name:
-                    kv_total[owner] = kv_total.get(owner, 0) + _cache_alloc(build, p, owner, ne, nbytes, name)
+        n = cache.cells * cache.streams
+        for (owner, cell, padding), count in cache.form.allocations(build, p, o["kv_offload"]).items():
+            align = p.devices[owner].align if owner >= 0 else CPU_ALIGN
+            row(owner)["kv"] += pad(cell * n + padding, align) * count
         if cache.rotation:
             owner = p.layers[cache.layers[0].il] if o["kv_offload"] else -1
             align = p.devices[owner].align if owner >= 0 else CPU_ALIGN
-            kv_total[owner] += sum(pad(size, align) for size in ROTATION_BYTES)
-        for owner, nbytes in kv_total.items():
-            row(owner)["kv"] += nbytes
+            row(owner)["kv"] += sum(pad(size, align) for size in ROTATION_BYTES)
         listed.append(
             {
                 "kind": cache.kind,
                 "cells": cache.cells,
-                "layers": [layer.il for layer in cache.layers],
+                "layers": list(cache.form.numbers),
                 "type_k": cache.type_k,
                 "type_v": cache.type_v,
-                "k_bytes": sum(layer.k_bytes for layer in cache.layers),
-                "v_bytes": sum(layer.v_bytes for layer in cache.layers),
+                "k_bytes": cache.k_bytes,
+                "v_bytes": cache.v_bytes,
             }
         )
     recurrent = h.recurrent_layers()
@@ -1107,9 +1214,14 @@ def _budget(
         caches=caches,
         placement=p,
         weights=weights,
+        weights_key=weights_key,
         flash_attn=graph_fa,
         v_trans=not built_fa,
-        fa_on_cpu=frozenset(fa_on_cpu),
+        fa_unsupported=[
+            attention_verdicts(model, build, d, caches, o["fa_all_quants"]).unsupported_layers for d in p.devices
+        ]
+        if graph_fa
+        else [],
     )
     computed = _compute.compute_buffers(setup)
     if computed.error:
@@ -1119,7 +1231,7 @@ def _budget(
     for text in computed.warnings:
         v.warn(text)
 
-    notes = _other(v, h, build, o, c, p, caches, parts, built_fa and graph_fa)
+    notes = _other(v, model, build, o, c, p, caches, parts, built_fa and graph_fa)
     for name, part in parts.items():
         part["total"] = sum(part.values())
         if name != HOST and p.devices:
@@ -1146,12 +1258,14 @@ def _budget(
 
 def _check_storage_range(v: _Verdict, p: Placement, o: Mapping[str, Any], caches: Sequence[Cache]) -> None:
     """A K or V larger than what Vulkan binds has no operation that writes it: the scheduler aborts."""
+    if not o["kv_offload"] or all(d.backend != "vulkan" for d in p.devices):
+        return
     for cache in caches:
         for layer in cache.layers:
-            owner = p.layers[layer.il] if o["kv_offload"] else -1
+            owner = p.layers[layer.il]
             if owner < 0 or p.devices[owner].backend != "vulkan":
                 continue
-            device, nbytes = p.devices[owner], max(layer.k_bytes, layer.v_bytes)
+            device, nbytes = p.devices[owner], max(layer.k_row, layer.v_row) * cache.cells * cache.streams
             if nbytes > device.storage_range:
                 v.refuse(
                     f"the cache of layer {layer.il} has {nbytes} bytes, more than the {device.storage_range} that "
@@ -1168,19 +1282,17 @@ def _output_bytes(h: HParams, c: Context, o: Mapping[str, Any]) -> int:
     return 4 * values
 
 
-def _cache_alloc(build: Build, p: Placement, owner: int, ne: int, nbytes: int, type_name: str) -> int:
-    if owner < 0:
-        return pad(nbytes, CPU_ALIGN)
-    device = p.devices[owner]
+def _row_padding(build: Build, p: Placement, owner: int, ne: int, type_name: str) -> int:
+    """CUDA pads the last row of a quantized tensor to 512 values (ggml_backend_cuda_buffer_type_get_alloc_size)."""
     size = build.cache_types[type_name]
-    if device.is_cuda and size.quantized and ne % CUDA_ROW_PADDING:
-        nbytes += size.row(CUDA_ROW_PADDING - ne % CUDA_ROW_PADDING)
-    return pad(nbytes, device.align)
+    if owner >= 0 and p.devices[owner].is_cuda and size.quantized and ne % CUDA_ROW_PADDING:
+        return size.row(CUDA_ROW_PADDING - ne % CUDA_ROW_PADDING)
+    return 0
 
 
-def _remembered_weights(model: Model, p: Placement, o: Mapping[str, Any]) -> Weights:
-    """Weights depend on few options: remember them with the model."""
-    key = (
+def _weights_key(p: Placement, o: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Weights depend on few options."""
+    return (
         "weights",
         p.layers,
         p.output,
@@ -1189,7 +1301,10 @@ def _remembered_weights(model: Model, p: Placement, o: Mapping[str, Any]) -> Wei
         o["mmap"],
         o["no_host"],
     )
-    result = model.memo.get(key)
+
+
+def _remembered_weights(model: Model, p: Placement, o: Mapping[str, Any], key: tuple[Any, ...]) -> Weights:
+    result: Weights | None = model.memo.get(key)
     if result is None:
         result = place_weights(model, p, o)
         model.memo[key] = result
@@ -1212,14 +1327,14 @@ def _warn_policies(
             f"auto-asymmetric: {type_k}/{type_v} becomes q8_0/{type_v}, because layer 0 has {h.n_head[0]} heads on "
             f"{h.n_head_kv[0]} KV heads (6:1 or more); TURBO_AUTO_ASYMMETRIC=0 keeps {type_k}"
         )
+    mode = adaptive_mode(h, build, type_v, env)
     changed = [
         layer
         for cache in caches
-        for layer in cache.layers
+        for layer in (cache.layers if mode else ())
         if layer.type_k != cache.type_k or (layer.type_v and layer.type_v != cache.type_v)
     ]
     if changed:
-        mode = adaptive_mode(h, build, type_v, env)
         cause = "TURBO_LAYER_ADAPTIVE" if "TURBO_LAYER_ADAPTIVE" in env else "Boundary V, switched on by V = turbo2,"
         found = sorted({f"{layer.type_k}/{layer.type_v}" if layer.type_v else layer.type_k for layer in changed})
         v.warn(
@@ -1263,7 +1378,7 @@ def _check_capacity(v: _Verdict, device: Device, part: Mapping[str, int], o: Map
 
 def _other(
     v: _Verdict,
-    h: HParams,
+    model: Model,
     build: Build,
     o: Mapping[str, Any],
     c: Context,
@@ -1273,6 +1388,7 @@ def _other(
     fa: bool,
 ) -> list[dict[str, Any]]:
     """What no log line shows. It counts for the server; llama-fit-params, which runs nothing, leaves it out."""
+    h = model.hparams
     counted = o["program"] == "llama-server"
     notes: list[dict[str, Any]] = []
 
@@ -1283,8 +1399,8 @@ def _other(
         if counted:
             parts[device]["other"] += nbytes
 
-    cells = {layer.il: cache.cells * c.n_stream for cache in caches for layer in cache.layers}
-    ops = attention_ops(h, caches)
+    cells = {layer.il: cache.cells * c.n_stream for cache in caches for layer in cache.layers} if p.devices else {}
+    ops = attention_ops(model, caches) if p.devices else []
     for index, device in enumerate(p.devices):
         if any(layer == index for layer in p.layers) or p.output == index:
             add(
@@ -1330,8 +1446,7 @@ def _checkpoint_bytes(h: HParams, c: Context, o: Mapping[str, Any], caches: Sequ
         for cache in caches:
             if cache.kind == "swa" and cache.cells:
                 held = min(h.n_swa, cache.cells)
-                stored = sum(layer.k_bytes + layer.v_bytes for layer in cache.layers)
-                one += stored // (cache.cells * c.n_stream) * held
+                one += (cache.form.k_row + cache.form.v_row) * held
     recurrent = h.recurrent_layers()
     one += len(recurrent) * 4 * (h.n_embd_r + h.n_embd_s)
     return int(one * c.n_seq * o["ctx_checkpoints"])
@@ -1352,6 +1467,6 @@ def kv_cache_bytes(
     c = context_sizes(h, o, o["ctx_size"])
     variables = {str(k): str(v) for k, v in (env or {}).items()}
     turbo = is_turbo(o["cache_type_k"]) or is_turbo(o["cache_type_v"])
-    caches = kv_caches(h, rules, c, o, variables, o["flash_attn"] != "off" or turbo)
-    total = sum(layer.k_bytes + layer.v_bytes for cache in caches for layer in cache.layers)
+    caches = kv_caches(loaded, rules, c, o, variables, o["flash_attn"] != "off" or turbo)
+    total = sum(cache.k_bytes + cache.v_bytes for cache in caches)
     return total + len(h.recurrent_layers()) * 4 * (h.n_embd_r + h.n_embd_s) * c.n_seq

@@ -23,8 +23,7 @@ def test_there_are_as_many_rows_as_were_measured(pairs):
 
 def test_starts_agrees_with_the_exit(pairs):
     wrong = [(row["id"], row["exit"], p["reason"]) for row, p in pairs if p["starts"] != (row["exit"] == 0)]
-    known = {1357, 1359, 3282, 3283}
-    assert {w[0] for w in wrong} <= known, wrong
+    assert not wrong
 
 
 def test_context_is_equal(pairs):
@@ -84,9 +83,9 @@ def test_compute_is_equal_on_the_cpu(pairs):
             assert p["devices"]["host"]["compute"] == want, row["id"]
 
 
-def test_compute_of_the_host_is_equal_beside_one_gpu(pairs):
+def test_compute_of_the_host_is_equal_beside_gpus(pairs):
     for row, p in _started(pairs):
-        if row["backend"] == "cuda" and len(row["devices"]) == 1 and "-ngl" not in row["args"]:
+        if row["backend"] == "cuda":
             want = oracle.measured(row, "compute_buffers")["host"]
             assert p["devices"]["host"]["compute"] == want, row["id"]
 
@@ -116,7 +115,7 @@ def test_compute_of_devices_stays_within_the_bounds(pairs, capsys):
     assert low <= 0.01
     assert high <= 0.10
     assert near >= 0.95
-    assert exact >= 0.99 * len(ratios)
+    assert exact == len(ratios)
 
 
 def _started(pairs):
