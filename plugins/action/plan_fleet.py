@@ -90,6 +90,7 @@ def host_of(name: str, hostvars: Any, offline: bool) -> _plan.Host | None:
         if not isinstance(instances, list) or not all(isinstance(item, dict) for item in instances):
             raise _plan.PlanError(f"llama_server_instances is {instances!r}, but must be a list of dictionaries")
         backends = _plan.plain(variables.get("llama_build_backends"))
+        instances = _with_defaults(instances, variables, backends)
         if isinstance(backends, list):
             backends = [backend for backend in backends if backend != "cpu"]
         devices, ram, problem = _machine(name, variables, offline, backends)
@@ -101,10 +102,38 @@ def host_of(name: str, hostvars: Any, offline: bool) -> _plan.Host | None:
             build=build_of(variables),
             backends=backends,
             choice=_choice(variables),
+            notes=_notes(variables, offline, devices, backends),
             problem=problem,
         )
     except (AnsibleError, ValueError, TypeError, KeyError, AttributeError) as error:
         return empty._replace(problem=f"its variables cannot be planned with: {error}")
+
+
+def _with_defaults(
+    instances: list[dict[str, Any]], variables: Mapping[str, Any], backends: Any
+) -> list[dict[str, Any]]:
+    """The instances with what the role llama_server gives to those that do not say otherwise."""
+    common = dict(_plan.plain(variables.get("llama_server_defaults") or {}))
+    backend = _plan.plain(variables.get("llama_server_backend"))
+    if backend in (None, "auto"):
+        backend = backends[0] if isinstance(backends, list) and backends else None
+    if backend is not None:
+        common.setdefault("backend", backend)
+    return [{**common, **{key: value for key, value in item.items() if value is not None}} for item in instances]
+
+
+def _notes(variables: Mapping[str, Any], offline: bool, devices: list[dict[str, Any]], backends: Any) -> list[str]:
+    """What a person should know of the host itself."""
+    notes = []
+    if devices and backends is None:
+        notes.append(
+            f"llama_build_backends is not set, so the role llama_build builds for the CPU alone; this plan counts on"
+            f" {', '.join(device['name'] for device in devices)}"
+        )
+    if not offline:
+        problems = _plan.plain((variables.get("__plan_gpu_info") or {}).get("problems") or [])
+        notes += [str(problem["message"]) for problem in problems]
+    return notes
 
 
 def _files(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -255,6 +284,9 @@ class ActionModule(ActionBase):
         )
         for text in list(warnings)[:MAX_FAILURES]:
             display.display(stringc(f"warning: {text}", C.COLOR_WARN))
+        notes = dict.fromkeys(f"{host['name']}: {text}" for host in plan["hosts"][:MAX_ROWS] for text in host["notes"])
+        for text in list(notes)[:MAX_FAILURES]:
+            display.display(stringc(f"note: {text}", C.COLOR_WARN))
         summary = plan["summary"]
         display.display(
             f"{summary['hosts']} hosts, {summary['instances']} instances: {summary['fits']} fit,"

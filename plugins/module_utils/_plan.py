@@ -28,8 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "parallel": 1,
     "cache_ram_mib": 0,
     "ctx_size": "auto",
-    "cache_type_k": "auto",
-    "cache_type_v": "auto",
+    "cache_type_k": "f16",
+    "cache_type_v": "f16",
 }
 # How the words of a command line name the planner's options: common/arg.cpp at the fork's commit.
 # A value of None takes the next word; another value is what the word stands for.
@@ -145,6 +145,8 @@ class Host(NamedTuple):
     backends: Sequence[str] | None
     """None: not said, so every device counts."""
     choice: Choice = Choice()
+    notes: Sequence[str] = ()
+    """What a person should know of the host itself."""
     problem: str = ""
     """Why nothing could be learned of this host."""
 
@@ -271,7 +273,7 @@ def instance_options(instance: Mapping[str, Any], devices: Sequence[Mapping[str,
     extra, problems = options_of_arguments(merged.get("extra_args") or [])
     if problems:
         raise PlanError("; ".join(problems))
-    if merged.get("load_mode"):
+    if merged.get("load_mode") not in (None, "", AUTO):
         options["mmap"] = "mmap" in str(merged["load_mode"]).split("+")
     if options.get("n_gpu_layers") in ("all", None):
         options.pop("n_gpu_layers", None)
@@ -299,8 +301,11 @@ def devices_of(instance: Mapping[str, Any], host: Host) -> tuple[list[Mapping[st
     usable = [d for d in host.devices if host.backends is None or d["backend"] in host.backends]
     unused = [d["name"] for d in host.devices if d not in usable]
     named = [str(name) for name in instance.get("devices") or []]
-    if named == ["none"] or instance.get("backend") == "cpu":
+    if named == ["none"]:
         return [], ""
+    if instance.get("backend") == "cpu":
+        left_out = ", ".join(unused) if host.backends is not None else ""
+        return [], f"runs on the CPU: llama_build_backends leaves out {left_out}" if left_out else ""
     if named:
         there = {device["name"]: device for device in usable}
         missing = [name for name in named if name not in there]
@@ -312,7 +317,7 @@ def devices_of(instance: Mapping[str, Any], host: Host) -> tuple[list[Mapping[st
     backend = instance.get("backend")
     if backend is not None and backend not in _BACKEND_ORDER:
         raise PlanError(f"backend {backend!r} must be one of cpu, {', '.join(_BACKEND_ORDER)}")
-    for candidate in [backend] if backend else _BACKEND_ORDER:
+    for candidate in [backend] if backend else host.backends or _BACKEND_ORDER:
         found = [device for device in usable if device["backend"] == candidate]
         if found:
             others = [device["name"] for device in found[1:]]
@@ -497,7 +502,7 @@ class _Planner:
         try:
             if row["auto"]:
                 ram = None if host.ram_bytes is None else max(ram_usable(host.ram_bytes) - used.get("host", 0), 1)
-                choice = self.chosen(digest, model, free, options, host, env, ram)
+                choice = self.chosen(digest, model, free, options, _own_choice(host, instance), env, ram)
                 if "error" in choice:
                     row["verdict"], row["reason"] = SHORT, choice["error"]
                     return row
@@ -540,6 +545,7 @@ class _Planner:
             "build": host.build,
             "verdict": UNKNOWN,
             "reason": host.problem,
+            "notes": list(host.notes),
             "devices": [{**device, "needed_bytes": 0} for device in host.devices],
             "ram": None,
             "instances": [],
@@ -582,6 +588,8 @@ class _Planner:
     ) -> dict[str, Any]:
         """An instance that may choose, beside others that may choose after it: each gets what it needs at the least,
         and an equal part of what is left then."""
+        if not later:
+            return self.instance(host, wanted[number], used, 0)
         mine = self.least(host, wanted[number], used)
         names = {str(device["name"]): device for device in host.devices}
         kept = 0
@@ -597,7 +605,7 @@ class _Planner:
         least = dict(instance)
         if instance.get("ctx_size", AUTO) == AUTO:
             least["ctx_size"] = host.choice.min_ctx
-        options_k, options_v = (instance.get(key, AUTO) for key in ("cache_type_k", "cache_type_v"))
+        options_k, options_v = (instance.get(key, DEFAULTS[key]) for key in ("cache_type_k", "cache_type_v"))
         if AUTO not in (options_k, options_v):
             row = self.instance(host, least, used, 0)
             return _totals(row)
@@ -670,9 +678,9 @@ class _Planner:
                     break
                 if not budget["accepted"]:
                     break
-                points.append([size, _needs(budget)[at]["total"]])
+                points.append((size, _needs(budget)[at]["total"]))
             if points:
-                lines.append({"type_k": type_k, "type_v": type_v, "points": points})
+                lines.append({"type_k": type_k, "type_v": type_v, "points": between(points)})
         return {
             "device": at,
             "limit_bytes": limit,
@@ -681,6 +689,12 @@ class _Planner:
             "type_v": chosen[1],
             "lines": lines,
         }
+
+
+def _own_choice(host: Host, instance: Mapping[str, Any]) -> Host:
+    """The host as this instance sees it: it may have a bound of its own for its context."""
+    own: dict[str, Any] = {key: int(instance[key]) for key in ("min_ctx", "max_ctx") if instance.get(key) is not None}
+    return host._replace(choice=host.choice._replace(**own)) if own else host
 
 
 def _is_open(instance: Mapping[str, Any]) -> bool:
@@ -718,14 +732,33 @@ def fullest(row: Mapping[str, Any], devices: Sequence[Mapping[str, Any]]) -> str
 
 
 def contexts(longest: int) -> list[int]:
-    """Contexts for a plot, from 2048 to the model's own, four to each doubling."""
-    steps = (round(2048 * 2 ** (number / 4) / 256) * 256 for number in range(60))
-    return sorted({*(size for size in steps if size < longest), longest})
+    """Contexts that are computed for a plot: from 2048 to the model's own, each four times the one before."""
+    return sorted({*(size for size in (2048 * 4**number for number in range(12)) if size < longest), longest})
+
+
+def between(points: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The points with others between them, four to each doubling of the context.
+
+    The caches grow by the same bytes for each token, and all but a kink of the compute buffers does too, so what lies
+    between two points lies on the straight line; on an axis of powers of two that line is a curve.
+    """
+    result: list[list[int]] = []
+    for (size_a, bytes_a), (size_b, bytes_b) in zip(points, points[1:]):
+        number = 0
+        while (size := round(size_a * 2 ** (number / 4))) < size_b:
+            result.append([size, bytes_a + (bytes_b - bytes_a) * (size - size_a) // (size_b - size_a)])
+            number += 1
+    return [*result, list(points[-1])]
 
 
 def gib(count: float) -> str:
     """Bytes as a person compares them: GiB with two digits, MiB below one GiB."""
     return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.0f} MiB"
+
+
+def plan_host(host: Host, read_model: ReadModel) -> dict[str, Any]:
+    """The plan of one host, as it stands in the plan of a fleet."""
+    return _Planner(read_model).host(host)
 
 
 def plan_fleet(hosts: Iterable[Host], read_model: ReadModel, *, plots: bool = True) -> dict[str, Any]:

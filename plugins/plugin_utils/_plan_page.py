@@ -438,7 +438,7 @@ def _kinds(plan: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[str]]]
     groups: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     # Hosts of one kind share their rows, so the rows' identity tells most of them apart without writing them out.
     for host in plan["hosts"]:
-        key = json.dumps([host["verdict"], host["reason"], host["devices"], host["ram"]]) + repr(
+        key = json.dumps([host["verdict"], host["reason"], host["notes"], host["devices"], host["ram"]]) + repr(
             [id(row) for row in host["instances"]]
         )
         groups.setdefault(key, (host, []))[1].append(host["name"])
@@ -534,7 +534,8 @@ def _card(number: int, host: Mapping[str, Any], names: list[str], plan: Mapping[
     legend = "".join(f'<li><i class="{css}"></i>{_e(label)}</li>' for css, label in PARTS if css in used)
     if legend:
         out.append(f'<ul class="legend" aria-label="Colours of the bars">{legend}</ul>')
-    warnings = [f"<b>{_e(row['name'])}</b>: {_e(text)}" for row in host["instances"] for text in row["warnings"]]
+    warnings = [_e(note) for note in host["notes"]]
+    warnings += [f"<b>{_e(row['name'])}</b>: {_e(text)}" for row in host["instances"] for text in row["warnings"]]
     ram = host["ram"]
     if ram is not None and ram["growing_bytes"] + ram["needed_bytes"] > ram["usable_bytes"] >= ram["needed_bytes"]:
         warnings.append(

@@ -23,6 +23,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 BUILD = "turboquant-69d8e4be"
+OPEN = {"ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"}
 KINDS = (
     ("CUDA0", "cuda", 23.5, 62),
     ("CUDA0", "cuda", 31.3, 94),
@@ -54,7 +55,7 @@ def inventory(hosts: int, files: list[dict[str, str]]) -> dict[str, object]:
     entries = {}
     for number in range(hosts):
         device, backend, gib, ram = KINDS[number % len(KINDS)]
-        instances: list[dict[str, object]] = [{"name": "main", "model": files[number % len(files)]["name"]}]
+        instances: list[dict[str, object]] = [{"name": "main", "model": files[number % len(files)]["name"], **OPEN}]
         if number % 3 == 0:
             instances.append(
                 {

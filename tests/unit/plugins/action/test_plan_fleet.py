@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ansible_collections.llamafleet.turboquant.plugins.action import plan_fleet
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _plan
+from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils._plan_headers import Headers
 from ansible_collections.llamafleet.turboquant.tests.unit.gguf_writer import Writer, small_model
 from ansible_collections.llamafleet.turboquant.tests.unit.plan_data import FORK, GIB, TOP, info
@@ -63,7 +64,9 @@ def write(folder: Path, hosts: dict[str, Any], **variables: Any) -> Path:
 
 
 CARD = [{"name": "CUDA0", "total_gib": 23.5}]
-OPEN = [{"name": "chat", "model": "gemma.gguf"}]
+OPEN = [
+    {"name": "chat", "model": "gemma.gguf", "ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"},
+]
 LARGE = [{"name": "chat", "model": "gemma.gguf", "ctx_size": 262144, "cache_type_k": "f16", "cache_type_v": "f16"}]
 
 
@@ -221,6 +224,29 @@ def test_tokens_and_mirrors_go_with_the_entries_they_are_for() -> None:
     assert found is not None
     assert {name: entry.get("token") for name, entry in found.files.items()} == {"a": "hf_site", "b": "own", "c": None}
     assert {entry["hf_endpoint"] for entry in found.files.values()} == {"https://mirror.invalid"}
+
+
+def test_what_the_role_gives_to_all_instances_counts() -> None:
+    base = {"plan_devices": CARD, "llama_server_instances": [{"name": "chat", "model": "gemma.gguf", "parallel": 2}]}
+    more = {"llama_server_defaults": {"parallel": 4, "cache_type_k": "q8_0"}, "llama_build_backends": ["cuda", "cpu"]}
+    found = plan_fleet.host_of("h", {"h": {**base, **more}}, True)
+    assert found is not None
+    (instance,) = found.instances
+    assert (instance["parallel"], instance["cache_type_k"], instance["backend"]) == (2, "q8_0", "cuda")
+    assert found.notes == []
+    chosen = plan_fleet.host_of("h", {"h": {**base, **more, "llama_server_backend": "vulkan"}}, True)
+    assert chosen is not None
+    assert chosen.instances[0]["backend"] == "vulkan"
+    silent = plan_fleet.host_of("h", {"h": base}, True)
+    assert silent is not None
+    assert "llama_build_backends is not set" in silent.notes[0]
+
+
+def test_defaults_are_those_of_the_role() -> None:
+    """What an instance gets that says nothing, here and where it is made."""
+    shared = {key: value for key, value in _plan.DEFAULTS.items() if key in llama_instances.DEFAULTS}
+    assert {"parallel", "cache_type_k", "cache_type_v", "cache_ram_mib"} <= set(shared)
+    assert shared == {key: llama_instances.DEFAULTS[key] for key in shared}
 
 
 def test_the_choice_can_be_bounded(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ansible_collections.llamafleet.turboquant.tests.unit.plan_data import (
     plan,
 )
 
+OPEN = {"ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"}
 FIXED = {"ctx_size": 32768, "cache_type_k": "q8_0", "cache_type_v": "turbo4"}
 GEMMA = "gemma4-26b-a4b-real"
 
@@ -49,7 +50,7 @@ def test_a_fixed_instance_is_what_memory_budget_says() -> None:
 
 def test_an_open_instance_gets_what_fit_context_chooses() -> None:
     card = device("CUDA0", 23.5)
-    row = only(plan(host("h", [{"name": "a", "model": GEMMA}], [card])))
+    row = only(plan(host("h", [{"name": "a", "model": GEMMA, **OPEN}], [card])))
     choice = _fit.fit_context(
         info(GEMMA)["model"],
         [{key: card[key] for key in ("name", "backend", "total_bytes", "free_bytes")}],
@@ -71,14 +72,14 @@ def test_an_open_instance_gets_what_fit_context_chooses() -> None:
     ],
 )
 def test_what_is_fixed_stays(open_: list[str], fixed: dict[str, Any]) -> None:
-    row = only(plan(host("h", [{"name": "a", "model": GEMMA, **fixed}], [device("CUDA0", 23.5)])))
+    row = only(plan(host("h", [{"name": "a", "model": GEMMA, **OPEN, **fixed}], [device("CUDA0", 23.5)])))
     assert row["verdict"] == "fits"
     assert row["auto"] == open_
     assert {key: row["options"][key] for key in fixed} == fixed
 
 
 def test_limits_of_the_choice_are_kept() -> None:
-    small = host("h", [{"name": "a", "model": GEMMA}], [device("CUDA0", 23.5)])
+    small = host("h", [{"name": "a", "model": GEMMA, **OPEN}], [device("CUDA0", 23.5)])
     row = only(plan(small._replace(choice=_plan.Choice(max_ctx=20480, ladder=["turbo3/turbo3"]))))
     assert (row["options"]["ctx_size"], row["options"]["cache_type_k"]) == (20480, "turbo3")
     roomy = only(plan(small._replace(choice=_plan.Choice(headroom_bytes=5 * GIB))))
@@ -100,7 +101,7 @@ def test_too_little_memory() -> None:
 
 
 def test_nothing_to_choose_fits() -> None:
-    row = only(plan(host("h", [{"name": "a", "model": "gemma3-27b-real"}], [device("CUDA0", 12)])))
+    row = only(plan(host("h", [{"name": "a", "model": "gemma3-27b-real", **OPEN}], [device("CUDA0", 12)])))
     assert row["verdict"] == "does not fit"
     assert row["reason"]
 
@@ -162,13 +163,13 @@ def test_findings_of_the_header_count() -> None:
 
 
 def test_an_unknown_build_is_a_problem_of_the_host() -> None:
-    result = plan(host("h", [{"name": "a", "model": GEMMA}], [], build="b1"))
+    result = plan(host("h", [{"name": "a", "model": GEMMA, **OPEN}], [], build="b1"))
     assert result["hosts"][0]["verdict"] == "unknown"
     assert "build 'b1' has no rules here; known are turboquant-69d8e4be, upstream-b11434" in _plan.failures(result)[0]
 
 
 def test_a_host_that_could_not_be_read() -> None:
-    result = plan(host("h", [{"name": "a", "model": GEMMA}], [], problem="its hardware could not be read"))
+    result = plan(host("h", [{"name": "a", "model": GEMMA, **OPEN}], [], problem="its hardware could not be read"))
     assert _plan.failures(result) == ["h: its hardware could not be read"]
     assert result["summary"]["hosts_not_fitting"] == 1
 
@@ -375,7 +376,7 @@ def test_declared_devices() -> None:
 
 def test_the_shape_of_the_plan() -> None:
     """plan.json is read by other programs: what it holds may grow, not change."""
-    result = plan(host("h", [{"name": "a", "model": GEMMA}], [device("CUDA0", 23.5)]))
+    result = plan(host("h", [{"name": "a", "model": GEMMA, **OPEN}], [device("CUDA0", 23.5)]))
     result = json.loads(json.dumps(result))
     assert sorted(result) == ["hosts", "models", "plots", "summary", "version"]
     assert result["version"] == 1
@@ -390,7 +391,7 @@ def test_the_shape_of_the_plan() -> None:
         "warnings",
     ]
     planned = result["hosts"][0]
-    assert sorted(planned) == ["build", "devices", "instances", "name", "ram", "reason", "verdict"]
+    assert sorted(planned) == ["build", "devices", "instances", "name", "notes", "ram", "reason", "verdict"]
     assert sorted(planned["devices"][0]) == [
         "backend",
         "free_bytes",
@@ -461,17 +462,33 @@ def test_the_plot_crosses_the_limit_where_the_choice_stops() -> None:
     line = next(x for x in plot["lines"] if (x["type_k"], x["type_v"]) == ("q8_0", "q8_0"))
     assert plot["limit_bytes"] == 21 * GIB
     assert all(b >= a for (_, a), (_, b) in zip(line["points"], line["points"][1:]))
+    assert len(line["points"]) > 20
     within = max(size for size, nbytes in line["points"] if nbytes + _fit.HEADROOM_BYTES <= plot["limit_bytes"])
     beyond = min(size for size, nbytes in line["points"] if nbytes + _fit.HEADROOM_BYTES > plot["limit_bytes"])
     assert within <= row["context"]["n_ctx"] < beyond
 
 
 def test_contexts_of_a_plot() -> None:
-    sizes = _plan.contexts(131072)
-    assert (sizes[0], sizes[-1]) == (2048, 131072)
-    assert {4096, 8192, 16384, 32768, 65536} <= set(sizes)
-    assert all(size % 256 == 0 for size in sizes)
+    assert _plan.contexts(131072) == [2048, 8192, 32768, 131072]
+    assert _plan.contexts(262144) == [2048, 8192, 32768, 131072, 262144]
     assert _plan.contexts(1000) == [1000]
+
+
+def test_what_lies_between_the_points_of_a_plot_is_right() -> None:
+    """To one percent of the real figure, for a model with all kinds of caches."""
+    points = [(2048, 100), (8192, 700)]
+    assert _plan.between(points)[4] == [4096, 300]
+    assert _plan.between(points)[-1] == [8192, 700]
+    assert _plan.between(points[:1]) == [[2048, 100]]
+    result = plan(host("h", [{"name": "a", "model": GEMMA, **FIXED}], [device("CUDA0", 23.5)]))
+    plot = result["plots"]["p0"]
+    card = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 2**50, "free_bytes": 2**50}]
+    for line in plot["lines"]:
+        size, drawn = line["points"][len(line["points"]) // 2]
+        size = size // 256 * 256
+        options = {"ctx_size": size, "cache_type_k": line["type_k"], "cache_type_v": line["type_v"], "parallel": 1}
+        real = _memory.memory_budget(info(GEMMA)["model"], card, {**options, "fit": False})["devices"]["CUDA0"]["total"]
+        assert abs(drawn - real) < 0.01 * real
 
 
 def test_the_table() -> None:
@@ -481,7 +498,7 @@ def test_the_table() -> None:
                 "h", [{"name": "a", "model": GEMMA, **FIXED}, {"name": "b", "model": "absent"}], [device("CUDA0", 23.5)]
             ),
             host("c", [{"name": "a", "model": "lfm2-1.2b-real", **FIXED}], []),
-            host("p", [{"name": "a", "model": GEMMA}], [], problem="not reached"),
+            host("p", [{"name": "a", "model": GEMMA, **OPEN}], [], problem="not reached"),
         )
     )
     assert all(len(row) == len(_plan.COLUMNS) for row in rows)
@@ -498,7 +515,7 @@ def test_a_header_is_read_once_and_like_hosts_are_planned_once(monkeypatch: pyte
     real = _memory.memory_budget
     monkeypatch.setattr(_memory, "memory_budget", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     reader = Reader()
-    one = host("h0", [{"name": "a", "model": GEMMA}], [device("CUDA0", 23.5)])
+    one = host("h0", [{"name": "a", "model": GEMMA, **OPEN}], [device("CUDA0", 23.5)])
     plan(one, reader=reader)
     alone = len(calls)
     began = time.perf_counter()

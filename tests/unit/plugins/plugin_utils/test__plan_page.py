@@ -14,6 +14,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import _plan
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils import _plan_page
 from ansible_collections.llamafleet.turboquant.tests.unit.plan_data import GIB, device, host, plan
 
+OPEN = {"ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"}
 FIXED = {"ctx_size": 32768, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}
 VOID = {"meta"}
 
@@ -54,7 +55,7 @@ def check(page: str) -> Checker:
 def fleet() -> dict[str, Any]:
     card = device("CUDA0", 23.5)
     rows = [
-        {"name": "chat", "model": "gemma4-26b-a4b-real"},
+        {"name": "chat", "model": "gemma4-26b-a4b-real", **OPEN},
         {"name": "small", "model": "lfm2-1.2b-real", **FIXED},
     ]
     return plan(
@@ -66,8 +67,8 @@ def fleet() -> dict[str, Any]:
             [device("Vulkan0", 16, "vulkan")],
         ),
         host("apu", [{"name": "chat", "model": "gpt-oss-20b-real", **FIXED}], [device("ROCm0", 96, "rocm", True)], 122),
-        host("cpu", [{"name": "chat", "model": "lfm2-1.2b-real"}], [], None),
-        host("lost", [{"name": "chat", "model": "lfm2-1.2b-real"}], [], problem="not reached"),
+        host("cpu", [{"name": "chat", "model": "lfm2-1.2b-real", **OPEN}], [], None),
+        host("lost", [{"name": "chat", "model": "lfm2-1.2b-real", **OPEN}], [], problem="not reached"),
     )
 
 
