@@ -44,11 +44,8 @@ _NEEDED: dict[str, dict[str, str]] = {
 
 
 def cache_dir() -> Path:
-    """Return the folder that keeps what is costly to make again: LLAMAFLEET_CACHE, or the user's cache."""
-    base = os.environ.get("LLAMAFLEET_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamafleet"
+    """Return the folder that keeps what is costly to make again; LLAMAFLEET_CACHE moves it."""
+    return Path(os.environ.get("LLAMAFLEET_CACHE") or "/var/cache/llamafleet")
 
 
 def _again(python: str, module: str) -> list[str]:

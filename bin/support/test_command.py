@@ -25,17 +25,21 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the stages and end")
     options = parser.parse_args()
     if options.list:
-        for name, function in stages.STAGES.items():
-            text = (function.__doc__ or "").strip().partition("\n")[0]
+        for name, stage in stages.STAGES.items():
+            text = (stage.__doc__ or "").strip().partition("\n")[0]
             console.say(f"{name:10} {'' if name in stages.DEFAULT else '(only when named) '}{text}")
         return 0
-    if unknown := [name for name in options.stage if name not in stages.STAGES]:
+    if unknown := [name for name in options.stage if name.partition(":")[0] not in stages.STAGES]:
         parser.error(f"no stage is named {', '.join(unknown)}; there are {', '.join(stages.STAGES)}")
     tally = stages.Tally()
     begun = time.monotonic()
     for name in options.stage or stages.DEFAULT:
-        with console.phase(f"stage {name}"):
-            stages.STAGES[name](tally)
+        kind, _, only = name.partition(":")
+        try:
+            with console.phase(f"stage {name}"):
+                stages.STAGES[kind](tally, *([only] if only else []))
+        except (Exception, SystemExit) as error:  # the other stages still have something to say
+            tally.fail(name, f"{type(error).__name__}: {error}")
     for skipped in tally.skipped:
         console.say(f"skipped: {skipped}")
     for failure in tally.failures:
