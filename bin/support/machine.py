@@ -29,6 +29,9 @@ _NEEDED: dict[str, dict[str, str]] = {
         "ps": "procps",
         "/usr/lib/podman/netavark": "netavark",
         "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+        # podman's bridge network, and Debian's signatures on what the stand-in host is made from.
+        "/usr/sbin/iptables": "iptables",
+        "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
         "/usr/share/ca-certificates": "ca-certificates",
     },
     "dnf": {
@@ -36,6 +39,7 @@ _NEEDED: dict[str, dict[str, str]] = {
         "runc": "runc",
         "crun": "crun",
         "debootstrap": "debootstrap",
+        "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-keyring",
         "git": "git-core",
         "ip": "iproute",
         "ps": "procps-ng",
