@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _artifact, _build_plan
-from ansible_collections.llamafleet.turboquant.plugins.plugin_utils import _progress
+
+from ..module_utils import _artifact, _build_plan
+from ..plugin_utils import _progress
 
 display = Display()
 
@@ -40,15 +40,14 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         for name in ("operation", "archive"):
             arguments.pop(name, None)
-        host = str(self._vars.get("inventory_hostname", "builder"))
+        host = str(self._task.delegate_to or self._vars.get("inventory_hostname", "builder"))
         self._progress = _progress.Progress(display.display, f"llama_build on {host}")
         try:
             archive = self._local_archive(arguments.get("source"))
             result.update(self._build(arguments, archive))
-        except _build_plan.BuildError as exc:
-            raise AnsibleActionFail(str(exc)) from exc
-        except _artifact.ArtifactError as exc:
-            raise AnsibleActionFail(str(exc)) from exc
+        except (_build_plan.BuildError, _artifact.ArtifactError) as exc:
+            # Returned and not raised: `failed_when` and `until` see it like any failure of the module.
+            result.update(failed=True, changed=False, msg=str(exc))
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
@@ -128,8 +127,8 @@ class ActionModule(ActionBase):
         if not status.get("failed"):
             return None
         message = f"llama_build: {status['phase']} failed: {status['error']}"
-        if status.get("tail"):
-            message += "\n" + "\n".join(status["tail"]) + f"\nThe full log is {status['log']} on this host."
+        if status.get("log"):
+            message = "\n".join([message, *status["tail"], f"The full log is {status['log']} on this host."])
         return {
             "failed": True,
             "changed": False,
@@ -196,7 +195,7 @@ class ActionModule(ActionBase):
             f"cp {shlex.quote(remote)} {shlex.quote(readable)} && chmod 0644 {shlex.quote(readable)}", sudoable=True
         )
         if copied.get("rc") != 0:
-            raise AnsibleActionFail(f"{remote} cannot be read on this host: {copied.get('stderr', '').strip()}")
+            raise _artifact.ArtifactError(f"{remote} cannot be read on this host: {copied.get('stderr', '').strip()}")
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
         try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _artifact
-from ansible_collections.llamafleet.turboquant.plugins.plugin_utils import _progress
+
+from ..module_utils import _artifact
+from ..plugin_utils import _progress
 
 display = Display()
 
@@ -37,7 +37,8 @@ class ActionModule(ActionBase):
                 answer = self._send(arguments, self._archive(arguments, fingerprint))
             result.update(answer)
         except _artifact.ArtifactError as exc:
-            raise AnsibleActionFail(str(exc)) from exc
+            # Returned and not raised: `failed_when` and `until` see it like any failure of the module.
+            result.update(failed=True, changed=False, msg=str(exc))
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         result.pop("needs_archive", None)

@@ -580,7 +580,8 @@ def main(path: str) -> int:
     except JobError as exc:
         failure = {"error": str(exc), "rc": exc.rc}
         if exc.log is not None:
-            failure.update(log=str(exc.log), tail=tail(exc.log))
+            # What a command said is worth showing where the command failed, and not where its result was judged.
+            failure.update(log=str(exc.log), tail=tail(exc.log) if exc.rc is not None else [])
     except (ValueError, OSError) as exc:
         failure = {"error": str(exc), "rc": None}
     except BaseException:

@@ -309,6 +309,7 @@ def test_an_option_that_did_not_take_effect_is_refused(bench, options, asked, ca
     (bench.fake / "cache").write_text(CACHE + cache, encoding="utf-8")
     assert bench.run() == 1
     assert said in bench.status()["error"]
+    assert bench.status()["log"].endswith("configure.log")
     assert bench.count("ninja-runs") == 0
 
 

@@ -1,0 +1,76 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Group hosts by the build that they need, before anything is known of compilers.
+
+Private to the collection: it may change at any time. Pure functions, no Ansible imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_plan
+
+SETTINGS = (
+    "source",
+    "backends",
+    "targets",
+    "cpu_features",
+    "arm_arch",
+    "cuda_architectures",
+    "gpu_targets",
+    "cache_type_pairs",
+    "rocwmma",
+    "tls",
+    "cmake_options",
+    "allow_known_bad",
+)
+
+
+def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the kind of build that a host needs: hosts of one kind share one build.
+
+    `host` has architecture, distribution, release, builder (the host that builds for it, or an empty string)
+    and gpus (as gpu_info returns them). A host that builds for itself is of one kind with others of the
+    same release; with a builder, the builder's release counts, and there is one builder.
+    """
+    missing = sorted(set(SETTINGS) - set(settings))
+    if missing:
+        raise _build_plan.BuildError(f"settings lack {', '.join(missing)}")
+    backends = _build_plan.check_backends(list(settings["backends"]))
+    architectures: list[str] = []
+    targets: list[str] = []
+    gpus = list(host.get("gpus") or [])
+    if "cuda" in backends:
+        architectures = _build_plan.check_cuda_architectures(
+            list(settings["cuda_architectures"]) or _found(gpus, "compute_capability", "llama_build_cuda_architectures")
+        )
+    if "rocm" in backends:
+        targets = _build_plan.check_gpu_targets(
+            list(settings["gpu_targets"]) or _found(gpus, "gfx_target", "llama_build_gpu_targets")
+        )
+    builder = str(host.get("builder") or "")
+    place = {"builder": builder} if builder else {"distribution": host["distribution"], "release": host["release"]}
+    decided = {name: settings[name] for name in SETTINGS}
+    decided.update(backends=backends, cuda_architectures=architectures, gpu_targets=targets)
+    return {
+        "kind": _build_plan.fingerprint({"settings": decided, "architecture": host["architecture"], "place": place})[
+            :12
+        ],
+        "backends": backends,
+        "cuda_architectures": architectures,
+        "gpu_targets": targets,
+    }
+
+
+def _found(gpus: Sequence[Mapping[str, Any]], key: str, variable: str) -> list[str]:
+    found = sorted({str(gpu[key]).replace(".", "") for gpu in gpus if gpu.get(key)})
+    if not found:
+        names = ", ".join(str(gpu.get("name")) for gpu in gpus) or "none"
+        raise _build_plan.BuildError(
+            f"no GPU of this host says its {key} (GPUs: {names}): its driver is not loaded yet, so name the GPU in "
+            f"{variable}"
+        )
+    return found

@@ -1,0 +1,258 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module on a root of its own, with artifacts whose llama-server is a script."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _artifact
+from ansible_collections.llamafleet.turboquant.plugins.modules import llama_release
+
+A, B, C, D = (character * 32 for character in "abcd")
+
+SERVER = """#!/bin/sh
+case "$1" in
+    --version) echo "version: 9079 (69d8e4be4)" >&2 ;;
+    --help) echo "-m,    --model FNAME    model path to load"; echo "        (env: LLAMA_ARG_MODEL)" ;;
+    --list-devices) echo "Available devices:"; DEVICES ;;
+esac
+"""
+
+
+class Exit(Exception):
+    def __init__(self, result):
+        super().__init__(str(result.get("msg", "")))
+        self.result = result
+
+
+class Root:
+    """A host's /opt/llamafleet and a controller's artifacts."""
+
+    def __init__(self, top: Path, monkeypatch) -> None:
+        self.top = top
+        self.root = top / "opt"
+        self.monkeypatch = monkeypatch
+
+    def artifact(self, fingerprint: str, server: str = SERVER, **more) -> Path:
+        stage = self.top / f"stage-{fingerprint}"
+        (stage / "bin").mkdir(parents=True)
+        (stage / "bin/llama-server").write_text(server.replace("DEVICES", more.pop("devices", ":")), encoding="utf-8")
+        (stage / "bin/llama-server").chmod(0o755)
+        host = _artifact.read_host()
+        manifest = {
+            "format": 1,
+            "fingerprint": fingerprint,
+            "source": {},
+            "backends": ["cpu"],
+            "options": {},
+            "compilers": {},
+            "architecture": host.architecture,
+            "distribution": {},
+            "requirements": {"glibc": "2.2", "glibcxx": None, "libraries": [], "cpu_flags": []},
+            "built": {},
+            "files": _artifact.list_files(stage),
+            **more,
+        }
+        path = self.top / f"{fingerprint}.tar.gz"
+        _artifact.pack(stage, manifest, path)
+        return path
+
+    def run(self, fingerprint: str, archive: Path | str = "", check: bool = False, **more):
+        params = {
+            "fingerprint": fingerprint,
+            "src": "",
+            "root": str(self.root),
+            "activate": True,
+            "keep": 3,
+            "allow_software_devices": False,
+            "environment": {},
+            "archive": str(archive),
+            **more,
+        }
+
+        class Module:
+            def __init__(self, argument_spec, supports_check_mode):
+                assert set(argument_spec) == set(params)
+                self.params = params
+                self.check_mode = check
+
+            def exit_json(self, **result):
+                raise Exit(result)
+
+            def fail_json(self, **result):
+                raise Exit({"failed": True, "changed": False, **result})
+
+        self.monkeypatch.setattr(llama_release, "AnsibleModule", Module)
+        try:
+            llama_release.main()
+        except Exit as caught:
+            return caught.result
+        raise AssertionError("the module ended without a result")
+
+    @property
+    def current(self) -> str | None:
+        return _artifact.current_release(self.root)
+
+    @property
+    def releases(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "releases").iterdir())
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    return Root(tmp_path, monkeypatch)
+
+
+def test_a_release_is_installed_and_switched_to(host):
+    result = host.run(A, host.artifact(A))
+    assert (result["changed"], result["installed"], result["switched"], result["previous"]) == (True, True, True, "")
+    assert host.current == A
+    release = host.root / "releases" / A
+    options = json.loads((release / "options.json").read_text(encoding="utf-8"))
+    assert (options["number"], options["commit"]) == (9079, "69d8e4be4")
+    assert options["options"] == [
+        {"names": ["-m", "--model"], "value": "FNAME", "env": ["LLAMA_ARG_MODEL"], "removed": False}
+    ]
+    assert json.loads((release / "devices.json").read_text(encoding="utf-8")) == []
+    # Servers run as a user of their own, who must be able to read all of it.
+    for path in (host.root, release, release / "bin", release / "options.json", release / "manifest.json"):
+        assert path.stat().st_mode & 0o055 in (0o055, 0o044)
+
+
+def test_the_second_run_changes_nothing(host):
+    host.run(A, host.artifact(A))
+    before = (host.root / "releases" / A).stat().st_mtime_ns
+    result = host.run(A)
+    assert not result["changed"]
+    assert result["manifest"]["fingerprint"] == A
+    assert (host.root / "releases" / A).stat().st_mtime_ns == before
+
+
+def test_an_archive_is_asked_for_only_where_it_is_needed(host):
+    assert host.run(A) == {"changed": False, "needs_archive": True, "release": str(host.root / "releases" / A)}
+    assert not host.root.exists()
+    host.run(A, host.artifact(A))
+    assert not host.run(A)["needs_archive"]
+
+
+def test_check_mode_predicts_and_touches_nothing(host):
+    result = host.run(A, check=True)
+    assert result["changed"]
+    assert result["diff"] == {
+        "before": {"current": "", "releases": []},
+        "after": {"current": A, "releases": [A]},
+    }
+    assert not host.root.exists()
+
+
+def test_made_ready_without_being_switched_to(host):
+    host.run(A, host.artifact(A))
+    assert host.run(B, host.artifact(B), activate=False)["changed"]
+    assert host.current == A
+    assert host.releases == [A, B]
+    assert not host.run(B, activate=False)["changed"]
+    switched = host.run(B)
+    assert (switched["switched"], switched["installed"], switched["previous"]) == (True, False, A)
+    assert host.current == B
+
+
+def test_the_oldest_go_and_the_current_one_stays(host):
+    for age, name in enumerate([A, B, C]):
+        host.run(name, host.artifact(name))
+        os.utime(host.root / "releases" / name, (1000 + age, 1000 + age))
+    # Back to the oldest, and a new one made ready: the current one is kept although it is the oldest.
+    host.run(A)
+    result = host.run(D, host.artifact(D), activate=False, keep=2)
+    assert sorted(result["pruned"]) == [B, C]
+    assert host.releases == [A, D]
+    assert host.current == A
+
+
+def test_a_running_release_stays(host, monkeypatch):
+    host.run(A, host.artifact(A))
+    monkeypatch.setattr(_artifact, "running_releases", lambda root: {A})
+    host.run(B, host.artifact(B), keep=1)
+    assert host.releases == [A, B]
+    monkeypatch.setattr(_artifact, "running_releases", lambda root: set())
+    assert host.run(B, keep=1)["pruned"] == [A]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"architecture": "s390x"}, "was built for s390x, and this host is"),
+        ({"requirements": {"glibc": "9.99"}}, "needs glibc 9.99 or newer, and this host has"),
+        ({"requirements": {"cpu_flags": ["amx_tile_9"]}}, "this one lacks amx_tile_9"),
+        ({"backends": ["cpu", "cuda"]}, "the cuda backend names no CUDA device"),
+        (
+            {"backends": ["cpu", "vulkan"], "devices": 'echo "  Vulkan0: llvmpipe (LLVM 21) (1 MiB, 1 MiB free)"'},
+            "which computes on the processor",
+        ),
+        ({"server": "#!/bin/sh\nkill -ILL $$\n"}, r"--version of the new release ended with exit code -4"),
+        ({"server": "#!/bin/sh\necho nothing\n"}, "did not say its version"),
+        ({"server": '#!/bin/sh\necho "version: 1 (x)"\n'}, "lists no option --model"),
+    ],
+)
+def test_what_cannot_run_here_is_refused_before_anything_is_switched(host, more, said):
+    host.run(A, host.artifact(A))
+    with pytest.raises(Exit, match=said):
+        raise Exit(host.run(B, host.artifact(B, **more)))
+    assert host.current == A
+    assert host.releases == [A]
+
+
+def test_a_software_device_is_accepted_for_tests(host):
+    archive = host.artifact(
+        A, backends=["cpu", "vulkan"], devices='echo "  Vulkan0: llvmpipe (LLVM 21) (9 MiB, 8 MiB free)"'
+    )
+    result = host.run(A, archive, allow_software_devices=True)
+    assert [(device["name"], device["software"]) for device in result["devices"]] == [("Vulkan0", True)]
+
+
+def test_the_environment_reaches_the_question_for_devices(host):
+    archive = host.artifact(A, devices='echo "  Vulkan$GGML_VK_VISIBLE_DEVICES: Radeon (9 MiB, 8 MiB free)"')
+    assert host.run(A, archive, environment={"GGML_VK_VISIBLE_DEVICES": 0})["devices"][0]["name"] == "Vulkan0"
+
+
+def test_a_damaged_archive_is_refused(host):
+    host.run(A, host.artifact(A))
+    archive = host.artifact(B)
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(Exit, match="damaged"):
+        raise Exit(host.run(B, archive))
+    assert host.releases == [A]
+
+
+def test_no_room_is_refused_with_the_figures(host, monkeypatch):
+    archive = host.artifact(A)
+    full = type("Full", (), {"f_bavail": 0, "f_frsize": 4096})()
+    monkeypatch.setattr(llama_release.os, "statvfs", lambda path: full)
+    with pytest.raises(Exit, match=r"takes up to 0 MiB below .*, and 0 MiB are free there: free 1 MiB"):
+        raise Exit(host.run(A, archive))
+    assert host.releases == []
+
+
+def test_a_damaged_release_is_named(host):
+    host.run(A, host.artifact(A))
+    (host.root / "releases" / A / "bin/llama-server").write_text("", encoding="utf-8")
+    with pytest.raises(Exit, match=r"bin/llama-server has 0 bytes"):
+        raise Exit(host.run(A))
+
+
+def test_a_name_that_is_no_fingerprint(host):
+    with pytest.raises(Exit, match="a fingerprint is 32 digits"):
+        raise Exit(host.run("../../etc"))
+
+
+def test_what_an_interrupted_installation_left_is_removed(host):
+    host.run(A, host.artifact(A))
+    (host.root / "releases" / f".staging-{B}-4194304").mkdir()
+    assert host.run(A, check=True)["changed"]
+    assert host.run(A)["changed"]
+    assert host.releases == [A]
+    assert not host.run(A)["changed"]
