@@ -41,6 +41,8 @@ ORPHANS = 60.0
 ALREADY_RUNNING = 3
 
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
+# Lines that git writes over each other on a terminal.
+_GIT_COUNTERS = re.compile(r"^(remote: )?[A-Z][a-z]+ (objects|deltas):")
 _GIT_PROGRESS = re.compile(r"(Receiving objects|Resolving deltas):\s+(\d+)% \((\d+)/(\d+)\)")
 
 # Kept from the environment of the play: where to reach the network, and nothing that decides the result.
@@ -65,9 +67,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def tail(path: Path, count: int = TAIL) -> list[str]:
-    """Return the last lines of a log, without the progress lines of steps that went well."""
+    """Return the last lines of a log, without the counters of what went well."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line for line in lines if _PROGRESS.match(line) is None][-count:]
+    return [line for line in lines if _PROGRESS.match(line) is None and _GIT_COUNTERS.match(line) is None][-count:]
 
 
 def build_environment(given: dict[str, str], base: dict[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 FORK = "TheTom/llama-cpp-turboquant"
@@ -29,7 +30,9 @@ class Row(NamedTuple):
     why: str
     source: str
     # The commit to take in place of a bad one.
-    take: str
+    take: str = ""
+    # Only builds with one of these backends are meant; empty for all.
+    backends: tuple[str, ...] = ()
 
 
 TABLE: list[Row] = [
@@ -40,7 +43,6 @@ TABLE: list[Row] = [
         "good",
         "the default pin: cache types turbo2, turbo3 and turbo4 run on the CPU, and q8_0/turbo4 answers",
         f"commit {DEFAULT_COMMIT}, 2026-05-04, built and run",
-        "",
     ),
     Row(
         FORK,
@@ -50,7 +52,7 @@ TABLE: list[Row] = [
         "before ggml-org/llama.cpp#23907 the f16 copy of a quantised KV cache is taken from the CUDA pool after "
         "start, so a long first prompt can run out of memory that --fit counted as free",
         "ggml-org/llama.cpp#23907, ggml-org/llama.cpp#23446",
-        "",
+        backends=("cuda",),
     ),
     Row(
         FORK,
@@ -68,7 +70,6 @@ TABLE: list[Row] = [
         "note",
         "upstream has no turbo cache types: plan with f16, q8_0 or q4_0",
         "common/arg.cpp of b11434: the list of cache types",
-        "",
     ),
     Row(
         UPSTREAM,
@@ -77,7 +78,6 @@ TABLE: list[Row] = [
         "note",
         "--mmap, --no-mmap and --mlock are gone; --load-mode takes their place",
         "tscibilia/home-ops#3803 (crash loop after b10884)",
-        "",
     ),
 ]
 
@@ -92,14 +92,17 @@ def repository_of(url: str) -> str:
     return ""
 
 
-def look_up(repository: str, number: int, commit: str) -> list[Row]:
+def look_up(repository: str, number: int, commit: str, backends: Sequence[str]) -> list[Row]:
     """Return the rows for a build; the default pin is found by its commit wherever it was cloned from."""
     if commit == DEFAULT_COMMIT:
         repository, number = FORK, DEFAULT_NUMBER
     return [
         row
         for row in TABLE
-        if row.repository == repository and row.first <= number and (row.last is None or number <= row.last)
+        if row.repository == repository
+        and row.first <= number
+        and (row.last is None or number <= row.last)
+        and (not row.backends or set(row.backends) & set(backends))
     ]
 
 

@@ -261,14 +261,17 @@ class Builder:
             source = _build_plan.parse_source(params["source"], _build_source.digest_directory(Path(source.path)))
         if source.commit and source.identity == _known_builds.DEFAULT_COMMIT and source.number == 0:
             source = source._replace(number=_known_builds.DEFAULT_NUMBER)
+        backends = _build_plan.check_backends(params["backends"])
         known = _known_builds.look_up(
-            _known_builds.repository_of(source.url), source.number, source.identity if source.kind == "git" else ""
+            _known_builds.repository_of(source.url),
+            source.number,
+            source.identity if source.kind == "git" else "",
+            backends,
         )
         refused = _known_builds.refusal(known)
         if refused and not params["allow_known_bad"]:
             raise _build_plan.BuildError(refused)
 
-        backends = _build_plan.check_backends(params["backends"])
         if params["rocwmma"] and "rocm" in backends:
             _build_plan.check_rocwmma(
                 _build_plan.check_gpu_targets(params["gpu_targets"]), _build_host.rocwmma_version(self.environment)

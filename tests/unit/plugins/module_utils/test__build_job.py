@@ -540,6 +540,12 @@ def test_tail_leaves_out_progress(tmp_path):
     log.write_text("".join(f"[{n}/99] Building\nline {n}\n" for n in range(50)), encoding="utf-8")
     assert _build_job.tail(log) == [f"line {n}" for n in range(10, 50)]
     assert _build_job.tail(log, 2) == ["line 48", "line 49"]
+    log.write_text(
+        "remote: Counting objects: 100% (9/9)\rReceiving objects:  13% (1/9)\rResolving deltas: 1% (1/9)\r"
+        "fatal: early EOF\n",
+        encoding="utf-8",
+    )
+    assert _build_job.tail(log) == ["fatal: early EOF"]
 
 
 def test_read_cache():

@@ -39,7 +39,7 @@ def test_repository_of(url, expected):
     ],
 )
 def test_known_bad_builds_are_refused(repository, number, refused):
-    found = _known_builds.refusal(_known_builds.look_up(repository, number, "0" * 40))
+    found = _known_builds.refusal(_known_builds.look_up(repository, number, "0" * 40, ["cpu"]))
     assert (found is not None) is refused
     if found is not None:
         assert "turbo4 is corrupt" in found
@@ -48,8 +48,11 @@ def test_known_bad_builds_are_refused(repository, number, refused):
 
 
 def test_the_default_pin_is_known_from_any_mirror():
-    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT)
+    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "cuda"])
     assert [row.verdict for row in rows] == ["good", "note"]
+    # What is said of CUDA does not concern a build without it.
+    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "vulkan"])
+    assert [row.verdict for row in rows] == ["good"]
 
 
 def test_every_row_says_where_it_is_from():
