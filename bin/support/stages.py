@@ -267,7 +267,7 @@ def molecule(tally: Tally, only: str = "") -> None:
     from . import parts
 
     copied = tree.copy()
-    names = sorted(path.parent.name for path in copied.glob("molecule/*/molecule.yml") if path.parent.name != "default")
+    names = sorted(path.parent.name for path in copied.glob("molecule/*/molecule.yml"))
     if only:
         if only not in names:
             tally.fail(f"molecule:{only}", f"there is no such scenario; there are {', '.join(names)}")
