@@ -41,7 +41,7 @@ def become_root() -> None:
     if sudo is None:
         raise MachineError(f"{Path(sys.argv[0]).name} needs root: run it as root or install sudo")
     keep = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("LLAMAFLEET_")]
-    os.execv(sudo, [sudo, *keep, sys.executable, *sys.argv])
+    os.execv(sudo, [sudo, "--", "env", *keep, sys.executable, *sys.argv])
 
 
 def pure_cgroup_v2(mountinfo: str) -> bool:
