@@ -366,6 +366,12 @@ options:
     description: Seconds that the gate's request may take.
     type: int
     default: 120
+  verify:
+    description:
+      - Change nothing. Put what runs through the whole gate and compare the host with the list; what is wrong stands in
+        RV(instances[].problems).
+    type: bool
+    default: false
   plan:
     description:
       - Predict what each instance allocates, choose what is V(auto), refuse what does not run, let the gate compare.
@@ -431,6 +437,15 @@ instances:
       description: Directory of the release that it runs.
       type: str
       returned: when listed
+    problems:
+      description: What the gate found, and how the host differs from the list. With O(verify) only.
+      type: list
+      elements: str
+      returned: with O(verify)
+    exposure:
+      description: Score of C(systemd-analyze security), from 0, safe, to 10.
+      type: float
+      returned: with O(verify)
     gate:
       description: What the gate saw when this configuration was started, with predicted and measured bytes.
       type: dict
@@ -798,11 +813,12 @@ class Worker:
         listed = {str(entry["name"]): entry for entry in params["models"]}
         defaults = {**DEFAULTS, **{key: value for key, value in params["defaults"].items() if value is not None}}
         items = _server_instance.complete_all(params["instances"], defaults)
-        options = self.options()
+        wanted = any(item["state"] != "absent" for item in items)
+        options = self.options() if wanted else None
         try:
             pwd.getpwnam(params["user"])
         except KeyError:
-            if not self.check:
+            if wanted and not self.check:
                 raise Failure(f"the user {params['user']!r} does not exist on this host") from None
         managed = self.managed()
         result = []
@@ -1235,34 +1251,63 @@ class Worker:
             self.systemctl("daemon-reload")
             self.start_watchdog(instance.name)
 
+    def row(self, instance: Instance) -> dict[str, Any]:
+        return {
+            "name": instance.name,
+            "action": instance.action,
+            "reasons": instance.reasons,
+            "address": _server_instance.endpoint(instance.item),
+            "model": instance.item["model"],
+            "ctx_size": instance.item["ctx_size"],
+            "cache_types": f"{instance.item['cache_type_k']}/{instance.item['cache_type_v']}",
+            "state": instance.item["state"],
+            "release": str(self.release),
+            "gate": {key: value for key, value in instance.gate.items() if key != "measured"},
+        }
+
+    def inspect(self, instances: list[Instance]) -> dict[str, Any]:
+        """Put what runs through the gate, and say how the host differs from the list."""
+        rows = []
+        for instance in instances:
+            state = instance.state()
+            problems = [f"differs from the inventory: {reason}" for reason in instance.reasons]
+            row: dict[str, Any] = {**self.row(instance), "exposure": _server_gate.exposure(self.run, instance.unit)}
+            if instance.item["state"] == "started":
+                same = state.get("fingerprint") == instance.fingerprint
+                seen = _server_gate.examine(
+                    self.run,
+                    instance.item,
+                    instance.item["api_keys"][0] if instance.item["api_keys"] else None,
+                    instance.predicted if same else None,
+                    state.get("gate", {}).get("measured") if same else None,
+                    timeout=self.params["gate_timeout"],
+                    tolerance=self.params["tolerance"],
+                )
+                problems += seen["problems"]
+                row["gate"] = {key: value for key, value in seen.items() if key != "measured"}
+            rows.append({**row, "problems": problems})
+        foreign = sorted(set(self.managed()) - {instance.name for instance in instances})
+        rows += [{"name": name, "action": "unchanged", "problems": ["is not in the inventory"]} for name in foreign]
+        return {"changed": False, "instances": rows, "release": str(self.release)}
+
     def work(self) -> dict[str, Any]:
         instances = self.prepare()
+        if self.params["verify"]:
+            for instance in instances:
+                self.compare(instance)
+            return self.inspect(instances)
         managed = self.managed()
         keep = {instance.name for instance in instances}
         for instance in instances:
             self.compare(instance)
-        changed = self.install_probe()
+        changed = bool(instances) and self.install_probe()
         leaving = sorted(set(managed) - keep)
         if not self.check:
             self.apply(instances, leaving)
         for name in leaving:
             self.remove(name)
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
-        result = [
-            {
-                "name": instance.name,
-                "action": instance.action,
-                "reasons": instance.reasons,
-                "address": _server_instance.endpoint(instance.item),
-                "model": instance.item["model"],
-                "ctx_size": instance.item["ctx_size"],
-                "cache_types": f"{instance.item['cache_type_k']}/{instance.item['cache_type_v']}",
-                "state": instance.item["state"],
-                "release": str(self.release),
-                "gate": {key: value for key, value in instance.gate.items() if key != "measured"},
-            }
-            for instance in instances
-        ]
+        result = [self.row(instance) for instance in instances]
         result += [{"name": name, "action": "removed"} for name in self.removed]
         return {"changed": changed, "instances": result, "diff": self.diffs, "release": str(self.release)}
 
@@ -1330,6 +1375,7 @@ def main() -> None:
             "gate_timeout": {"type": "int", "default": 120},
             "trial": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
             "tolerance": {"type": "float", "default": 0.05},
+            "verify": {"type": "bool", "default": False},
             "plan": {"type": "bool", "default": True},
             "build": {"type": "str", "default": "auto"},
             "plan_devices": {"type": "list", "elements": "dict"},
