@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _known_builds
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._gtt import default_reserve
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._hardware import (
     GIB,
@@ -470,12 +471,19 @@ def check_plan(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
     return found
 
 
-def check_builds(builds: Sequence[str]) -> list[Finding]:
-    """Name builds of llama.cpp that lack known fixes."""
+def check_builds(builds: Sequence[str], backends: Sequence[str] = ()) -> list[Finding]:
+    """Refuse builds of llama.cpp that are known to be bad, and name those that lack known fixes."""
     found = []
     for build in builds:
         number = re.search(r"(?:^|-)b([0-9]{3,6})$", build)
         if number:
+            repository = _known_builds.FORK if build.startswith("turboquant-") else _known_builds.UPSTREAM
+            rows = _known_builds.look_up(repository, int(number.group(1)), "", backends)
+            found += [
+                Finding("build_known_bad", REFUSAL, f"the build {build} is known to be bad: {row.why}", row.source)
+                for row in rows
+                if row.verdict == "bad"
+            ]
             lacking = [
                 entry for entry in ADVISORIES if entry.fixed_in is not None and int(number.group(1)) < entry.fixed_in
             ]
@@ -521,7 +529,7 @@ def judge(tree: Tree, hardware: Mapping[str, Any], wishes: Wishes) -> list[dict[
         *check_plan(hardware, wishes),
         *check_disk(tree, wishes.disk),
         *check_hardware(hardware, wishes),
-        *check_builds(wishes.builds),
+        *check_builds(wishes.builds, wishes.backends),
     ]
     return [asdict(finding) for finding in sorted(found, key=lambda finding: _ORDER.index(finding.severity))]
 

@@ -304,6 +304,8 @@ def test_problems_of_the_hardware_count_by_backend(tmp_path, name, backends, exp
             "CVE-2026-33298: a crafted GGUF file overflows a size, fixed in b7824",
         ),
         ("b3000", "build_lacks_fixes", "warning", "fixed in b3561"),
+        ("turboquant-b10000", "build_known_bad", "refusal", "the output with cache type turbo4 is corrupt"),
+        ("turboquant-b10514", None, None, ""),
         ("turboquant-69d8e4be", "build_open_faults", "note", "llama.cpp #24786"),
         ("turboquant-deadbeef", "build_unknown", "note", "turboquant-deadbeef is not in the table"),
     ],
