@@ -327,7 +327,7 @@ def without_root(options: str) -> str:
 
 
 def with_entry_options(text: str, options: str) -> str:
-    return re.sub(r"(?m)^options[ \t]+.*$", lambda _: f"options {options}", text)
+    return re.sub(r"(?m)^options[ \t]+.*$", lambda _match: f"options {options}", text)
 
 
 _CMDLINE_VARIABLE = re.compile(r"(?m)^[ \t]*(GRUB_CMDLINE_LINUX\w*\+?)=(.*)$")
@@ -402,7 +402,7 @@ def with_default_grub_value(text: str, value: str) -> str:
     """Set GRUB_CMDLINE_LINUX, quoted so that the shell reads exactly `value`; every other line stays."""
     quoted = re.sub(r'(["\\$`])', r"\\\1", value)
     line = f'GRUB_CMDLINE_LINUX="{quoted}"'
-    text, count = re.subn(r"(?m)^[ \t]*GRUB_CMDLINE_LINUX=.*$", lambda _: line, text)
+    text, count = re.subn(r"(?m)^[ \t]*GRUB_CMDLINE_LINUX=.*$", lambda _match: line, text)
     if count == 0:
         text = f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n"
     return text
@@ -413,7 +413,7 @@ def default_grub_spoils(text: str) -> str | None:
     value = default_grub_value(text)
     if '"' in value:
         return "quotes in GRUB_CMDLINE_LINUX (grubby writes them back without escapes)"
-    others = sorted({name for name, _ in _CMDLINE_VARIABLE.findall(text) if name != "GRUB_CMDLINE_LINUX"})
+    others = sorted({name for name, _value in _CMDLINE_VARIABLE.findall(text) if name != "GRUB_CMDLINE_LINUX"})
     if others:
         return f"{', '.join(others)} (grubby before 8.40-70 overwrites it with GRUB_CMDLINE_LINUX)"
     return grubby_spoils(value)
@@ -468,7 +468,7 @@ def modprobe_options(text: str) -> list[tuple[str, str]]:
         words = split_args(line.partition("#")[0])
         if len(words) > 2 and words[0] == "options":
             for word in words[2:]:
-                name, _, value = word.partition("=")
+                name, _equals, value = word.partition("=")
                 found.append((f"{words[1]}.{name}", value))
     return found
 

@@ -141,7 +141,7 @@ class Machine:
             return self.ostree_rc, "", "error: Transaction in progress"
         tokens = self.ostree.split()
         for option in options[2:]:
-            kind, _, token = option.partition("=")
+            kind, _equals, token = option.partition("=")
             if kind == "--delete-if-present" and token in tokens:
                 tokens.remove(token)
             elif kind == "--append-if-missing" and token not in tokens:
