@@ -317,6 +317,17 @@ def demo(tally: Tally) -> None:
     tally.expect("demo --down leaves no host", not left, "; ".join(left))
 
 
+def bench(tally: Tally) -> None:
+    """Time what is promised: a header's reading, rows predicted per second, the plan of a thousand hosts."""
+    copied = tree.copy()
+    for name, *promise in (
+        ("bench_header", "--limit", "0.3"),
+        ("bench_memory", "--least", "2000"),
+        ("bench_plan_fleet", "--limit", "60"),
+    ):
+        tally.check(name, [sys.executable, f"tests/bench/{name}.py", *promise], cwd=copied, env=_environment())
+
+
 STAGES: dict[str, Callable[..., None]] = {
     "lint": lint,
     "sanity": sanity,
@@ -324,5 +335,6 @@ STAGES: dict[str, Callable[..., None]] = {
     "demo": demo,
     "newest": newest,
     "molecule": molecule,
+    "bench": bench,
 }
 DEFAULT: tuple[str, ...] = tuple(STAGES)

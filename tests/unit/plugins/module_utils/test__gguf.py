@@ -189,15 +189,15 @@ def test_a_vocabulary_of_real_size_is_read_fast_and_in_little_memory() -> None:
     assert result["model"]["metadata"]["tokenizer.ggml.merges"] == {"type": "string", "length": 514_906}
     assert result["checks"] == []
     assert peak < 60e6
-    # The best of three: other work on the machine only ever adds to it.
+    # Processor time, and the best of three: other work on the machine only ever adds to it. bin/test bench has the clock.
     best = min(_timed(data) for _ in range(3))
     assert best < 0.3
 
 
 def _timed(data: bytes) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     _gguf.describe([_gguf.Part("m", _gguf.read_header(Memory(data, step=1 << 20)), len(data))])
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 # ---- what is refused
