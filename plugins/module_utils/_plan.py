@@ -657,30 +657,69 @@ class _Planner:
     def _curve(
         self, digest: str, model: Mapping[str, Any], devices: list[dict[str, Any]], row: Mapping[str, Any], host: Host
     ) -> dict[str, Any]:
-        build = host.build
         ram = None if host.ram_bytes is None else ram_usable(host.ram_bytes)
         at = fullest(row, devices)
         limit = next((device["free_bytes"] for device in devices if device["name"] == at), ram)
         architecture = model["architecture"]
         longest = max(int(model["metadata"].get(f"{architecture}.context_length") or 0), row["context"]["n_ctx"])
-        # Nothing is refused for want of room here: the plot shows where the limit is crossed.
-        roomy = [{**device, "total_bytes": 2**50, "free_bytes": 2**50} for device in devices]
+        # Nothing is refused for want of room here: the plot shows where the limit is crossed. A power of two leaves the
+        # shares of several devices as they are.
+        roomy = [
+            {**device, "total_bytes": device["total_bytes"] * 2**20, "free_bytes": device["free_bytes"] * 2**20}
+            for device in devices
+        ]
+        chosen = (row["options"]["cache_type_k"], row["options"]["cache_type_v"])
+        sizes = contexts(longest)
+
+        def ask(type_k: str, type_v: str, size: int) -> dict[str, Any] | None:
+            options = {**row["options"], "ctx_size": size, "cache_type_k": type_k, "cache_type_v": type_v}
+            try:
+                found = self.budget(digest, model, roomy, options, host.build, row["env"])
+            except ValueError:
+                return None
+            return found if found["accepted"] else None
+
+        def caches(type_k: str, type_v: str, size: int) -> int:
+            options = {**row["options"], "ctx_size": size, "cache_type_k": type_k, "cache_type_v": type_v}
+            return _memory.kv_cache_bytes(self.budget.model(model), options, host.build, row["env"])
+
+        # The pair that is planned, or the first that runs, is computed in full at each size. Others differ from it by
+        # their caches, which are exact at each size, and by what a single budget at the largest size shows: f16 copies,
+        # which grow with the context, and a few buffers that do not.
         lines = []
         pairs = ladder_of(host)
-        chosen = (row["options"]["cache_type_k"], row["options"]["cache_type_v"])
-        for type_k, type_v in [*pairs, *([chosen] if chosen not in pairs else [])]:
-            points = []
-            for size in contexts(longest):
-                options = {**row["options"], "ctx_size": size, "cache_type_k": type_k, "cache_type_v": type_v}
-                try:
-                    budget = self.budget(digest, model, roomy, options, build, row["env"])
-                except ValueError:
-                    break
-                if not budget["accepted"]:
-                    break
-                points.append((size, _needs(budget)[at]["total"]))
-            if points:
-                lines.append({"type_k": type_k, "type_v": type_v, "points": between(points)})
+        full: list[dict[str, int]] = []
+        reference = chosen
+        for type_k, type_v in [chosen, *(pair for pair in pairs if pair != chosen)]:
+            if not full:
+                budgets = [ask(type_k, type_v, size) for size in sizes]
+                if None in budgets:
+                    continue
+                reference = (type_k, type_v)
+                full = [_needs(budget)[at] for budget in budgets if budget is not None]
+                points = [(size, part["total"]) for size, part in zip(sizes, full)]
+            else:
+                budget = ask(type_k, type_v, sizes[-1])
+                if budget is None:
+                    continue
+                part = _needs(budget)[at]
+                share = full[-1]["kv"] / max(caches(*reference, sizes[-1]), 1)
+                other = part["other"] - full[-1]["other"]
+                rest = part["total"] - full[-1]["total"] - other
+                rest -= round(share * (caches(type_k, type_v, sizes[-1]) - caches(*reference, sizes[-1])))
+                points = [
+                    (
+                        size,
+                        known["total"]
+                        + round(share * (caches(type_k, type_v, size) - caches(*reference, size)))
+                        + other * size // sizes[-1]
+                        + rest,
+                    )
+                    for size, known in zip(sizes, full)
+                ]
+            lines.append({"type_k": type_k, "type_v": type_v, "points": between(points)})
+        order = {pair: number for number, pair in enumerate(pairs)}
+        lines.sort(key=lambda line: order.get((str(line["type_k"]), str(line["type_v"])), len(pairs)))
         return {
             "device": at,
             "limit_bytes": limit,
@@ -732,8 +771,8 @@ def fullest(row: Mapping[str, Any], devices: Sequence[Mapping[str, Any]]) -> str
 
 
 def contexts(longest: int) -> list[int]:
-    """Contexts that are computed for a plot: from 2048 to the model's own, each four times the one before."""
-    return sorted({*(size for size in (2048 * 4**number for number in range(12)) if size < longest), longest})
+    """Contexts that are computed for a plot: from 2048 to the model's own, each twice the one before."""
+    return sorted({*(size for size in (2048 * 2**number for number in range(24)) if size < longest), longest})
 
 
 def between(points: Sequence[tuple[int, int]]) -> list[list[int]]:

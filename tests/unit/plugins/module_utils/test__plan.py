@@ -469,26 +469,34 @@ def test_the_plot_crosses_the_limit_where_the_choice_stops() -> None:
 
 
 def test_contexts_of_a_plot() -> None:
-    assert _plan.contexts(131072) == [2048, 8192, 32768, 131072]
-    assert _plan.contexts(262144) == [2048, 8192, 32768, 131072, 262144]
+    assert _plan.contexts(32768) == [2048, 4096, 8192, 16384, 32768]
+    assert _plan.contexts(40960) == [2048, 4096, 8192, 16384, 32768, 40960]
     assert _plan.contexts(1000) == [1000]
 
 
 def test_what_lies_between_the_points_of_a_plot_is_right() -> None:
-    """To one percent of the real figure, for a model with all kinds of caches."""
     points = [(2048, 100), (8192, 700)]
     assert _plan.between(points)[4] == [4096, 300]
     assert _plan.between(points)[-1] == [8192, 700]
     assert _plan.between(points[:1]) == [[2048, 100]]
-    result = plan(host("h", [{"name": "a", "model": GEMMA, **FIXED}], [device("CUDA0", 23.5)]))
+
+
+@pytest.mark.parametrize("name", [GEMMA, "llama31-8b-real", "qwen36-27b-real"])
+@pytest.mark.parametrize("cards", [1, 2])
+def test_the_lines_of_a_plot_are_what_memory_budget_says(name: str, cards: int) -> None:
+    """Within two percent for every pair, at the ends and at a context that is none of those computed."""
+    devices = [device(f"CUDA{number}", 23.5) for number in range(cards)]
+    row = {"name": "a", "model": name, **FIXED, "devices": [card["name"] for card in devices]}
+    result = plan(host("h", [row], devices))
     plot = result["plots"]["p0"]
-    card = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 2**50, "free_bytes": 2**50}]
+    assert len(plot["lines"]) >= 6
+    ample = [{"name": c["name"], "backend": "cuda", "total_bytes": 2**55, "free_bytes": 2**55} for c in devices]
     for line in plot["lines"]:
-        size, drawn = line["points"][len(line["points"]) // 2]
-        size = size // 256 * 256
-        options = {"ctx_size": size, "cache_type_k": line["type_k"], "cache_type_v": line["type_v"], "parallel": 1}
-        real = _memory.memory_budget(info(GEMMA)["model"], card, {**options, "fit": False})["devices"]["CUDA0"]["total"]
-        assert abs(drawn - real) < 0.01 * real
+        for size, drawn in (line["points"][0], line["points"][9], line["points"][-1]):
+            options = {"ctx_size": size // 256 * 256, "cache_type_k": line["type_k"], "cache_type_v": line["type_v"]}
+            budget = _memory.memory_budget(info(name)["model"], ample, {**options, "parallel": 1, "fit": False})
+            real = budget["devices"][plot["device"]]["total"]
+            assert abs(drawn - real) < 0.02 * real
 
 
 def test_the_table() -> None:
