@@ -636,10 +636,11 @@ def _plan_cuda(
     if verdict["functions"]:
         draft.because(_CONFLICT_SOURCE)
         include = f"/usr/local/cuda-{version}/targets/{_cuda_target(machine)}/include/crt"
-        files = [f"{include}/math_functions.h"]
-        if "rsqrt" in verdict["functions"]:
-            files.append(f"{include}/math_functions.hpp")
-        plan["header_patch"] = {"needed": True, "functions": verdict["functions"], "files": files}
+        plan["header_patch"] = {
+            "needed": True,
+            "functions": verdict["functions"],
+            "files": [f"{include}/math_functions.h"],
+        }
         if not header_patch:
             return _refused(
                 plan,
