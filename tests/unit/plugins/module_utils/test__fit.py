@@ -254,7 +254,7 @@ QUESTIONS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(**QUESTIONS)
 def test_a_choice_keeps_the_headroom_and_256_more_tokens_would_not(name, size, backend, count, headroom, parallel):
     devices = gpus(*[size] * count, backend=backend)
@@ -274,7 +274,7 @@ def test_a_choice_keeps_the_headroom_and_256_more_tokens_would_not(name, size, b
     assert got["calls"] < 100
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**QUESTIONS, more=st.integers(min_value=0, max_value=8 * GIB))
 def test_more_memory_never_gives_less_context(name, size, backend, count, headroom, parallel, more):
     def reached(devices):
@@ -293,7 +293,7 @@ def test_more_memory_never_gives_less_context(name, size, backend, count, headro
     assert reached(larger) >= reached(devices)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(name=st.sampled_from(["llama31-8b", "gemma3-27b", "qwen36-27b"]), size=st.floats(min_value=4, max_value=40))
 def test_no_earlier_pair_of_the_ladder_reaches_as_far(name, size):
     devices = gpus(size)
