@@ -48,7 +48,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.llamafleet.turboquant.plugins.module_utils._build_kind import build_kind
+
+from ..module_utils._build_kind import build_kind
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_plan
+from . import _build_plan
 
 SETTINGS = (
     "source",
