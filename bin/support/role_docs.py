@@ -1,14 +1,16 @@
 # Copyright (c) 2026, llamafleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The README of each role, written from its argument specs: `python3 -m support.role_docs [--check]`.
+"""The README of each role and the table of roles, from the argument specs: `python3 -m support.role_docs [--check]`.
 
-What stands above the marker line in a README is by hand and stays; all below it is generated.
+What stands above the marker line in a role's README is by hand and stays; all below it is generated. In the project's
+own README the lines between the two markers are generated.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 import yaml
 
+TABLE_BEGIN = "<!-- roles: made from their argument specs -->"
+TABLE_END = "<!-- end of roles -->"
 MARKER = "<!-- Below: made from meta/argument_specs.yml; change it there. -->"
 
 
@@ -23,8 +27,13 @@ def _paragraphs(text: str | list[str]) -> list[str]:
     return [text] if isinstance(text, str) else list(text)
 
 
+def _markdown(text: str) -> str:
+    """Turn Ansible's own markup, such as C(code) and V(value), into Markdown, on one line."""
+    return re.sub(r"\b[BCEIMOPRV]\(([^()]*)\)", r"`\1`", " ".join(text.split()))
+
+
 def _one_line(text: str | list[str]) -> str:
-    return " ".join(" ".join(_paragraphs(text)).split()).replace("|", "\\|")
+    return _markdown(" ".join(_paragraphs(text))).replace("|", "\\|")
 
 
 def _default(option: dict[str, Any]) -> str:
@@ -57,7 +66,7 @@ def generated(role: Path) -> str:
     lines = [MARKER, ""]
     for entry, spec in specs.items():
         lines += [f"## Entry point `{entry}`", ""]
-        lines += [f"{' '.join(paragraph.split())}\n" for paragraph in _paragraphs(spec["description"])]
+        lines += [f"{_markdown(paragraph)}\n" for paragraph in _paragraphs(spec["description"])]
         if spec.get("options"):
             lines += ["| variable | type | default | meaning |", "|---|---|---|---|", *_rows(spec["options"]), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -73,13 +82,29 @@ def readme(role: Path) -> str:
     return f"{by_hand}\n\n{generated(role)}"
 
 
+def overview(root: Path) -> str:
+    """Return the project's README with its table of roles as the roles are."""
+    rows = ["", "| role | what it does |", "|---|---|"]
+    for spec in sorted(root.glob("roles/*/meta/argument_specs.yml")):
+        main_entry = yaml.safe_load(spec.read_text(encoding="utf-8"))["argument_specs"]["main"]
+        name = spec.parents[1].name
+        rows.append(f"| [{name}](roles/{name}/README.md) | {_one_line(main_entry['short_description'])} |")
+    text = (root / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(TABLE_BEGIN)
+    _table, end, after = rest.partition(TABLE_END)
+    if not begin or not end:
+        raise SystemExit(f"README.md lacks the lines {TABLE_BEGIN} and {TABLE_END}")
+    return "\n".join([before + begin, *rows, "", end + after])
+
+
 def main() -> int:
     root = Path(__file__).resolve().parents[2]
     stale = []
-    for spec in sorted(root.glob("roles/*/meta/argument_specs.yml")):
-        role = spec.parents[1]
-        wanted = readme(role)
-        path = role / "README.md"
+    pages = {
+        spec.parents[1] / "README.md": readme(spec.parents[1]) for spec in root.glob("roles/*/meta/argument_specs.yml")
+    }
+    pages[root / "README.md"] = overview(root)
+    for path, wanted in sorted(pages.items()):
         if not path.exists() or path.read_text(encoding="utf-8") != wanted:
             stale.append(str(path.relative_to(root)))
             if "--check" not in sys.argv:
