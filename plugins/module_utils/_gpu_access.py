@@ -199,10 +199,11 @@ class _Planner:
             return
         if name not in self.groups:
             self.create_group(name)
+        # As the role llama_server makes it, which finds nothing to change afterwards.
         self.run(
             f"create the system user {name}",
-            *("useradd", "-r", "-g", name, "-d", "/var/lib/llamafleet", "-M", "-s", "/usr/sbin/nologin"),
-            *("-c", "llamafleet services", name),
+            *("useradd", "-r", "-g", name, "-d", "/nonexistent", "-M", "-s", "/usr/sbin/nologin"),
+            *("-c", "llama-server instances", name),
         )
         self.record.users.append(name)
 

@@ -90,7 +90,7 @@ def test_users_get_the_groups_of_the_nodes_and_the_second_run_does_nothing():
     host = Host()
     assert host.apply(users=["anna"], service_user="llamafleet") == [
         "groupadd -r llamafleet",
-        "useradd -r -g llamafleet -d /var/lib/llamafleet -M -s /usr/sbin/nologin -c llamafleet services llamafleet",
+        "useradd -r -g llamafleet -d /nonexistent -M -s /usr/sbin/nologin -c llama-server instances llamafleet",
         "usermod -a -G video llamafleet",
         "usermod -a -G render llamafleet",
         "usermod -a -G video anna",
