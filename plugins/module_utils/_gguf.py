@@ -52,7 +52,7 @@ _SCALARS = {
     11: ("int64", "q"),
     12: ("float64", "d"),
 }
-_TYPE_NAMES = {**{number: name for number, (name, _) in _SCALARS.items()}, _STRING: "string", _ARRAY: "array"}
+_TYPE_NAMES = {**{number: name for number, (name, _skipped) in _SCALARS.items()}, _STRING: "string", _ARRAY: "array"}
 
 # The least that one pair (key of one byte, type, one byte) and one tensor (name of one byte, one dimension) take.
 _LEAST_PAIR = 8 + 1 + 4 + 1
@@ -256,7 +256,7 @@ class _Reader:
                 left -= _RUN
                 continue
             # A long string among them, the end of what has been read, or the last few.
-            for _ in range(min(left, _RUN)):
+            for _skipped in range(min(left, _RUN)):
                 if self.at + 8 > len(raw):
                     self._need_strings(8, left, count, first, what, least)
                 (length,) = length_at(raw, self.at)
@@ -481,7 +481,7 @@ def token_types(header: Header, ids: list[int]) -> list[int | None]:
         values = header.metadata.get("tokenizer.ggml.token_type", [])
         return [values[i] if isinstance(values, list) and i < len(values) else None for i in ids]
     if span.item_type not in (4, 5):
-        return [None for _ in ids]
+        return [None for _skipped in ids]
     unpacker = struct.Struct(("<" if header.byte_order == "little" else ">") + _SCALARS[span.item_type][1])
     return [unpacker.unpack_from(header.raw, span.start + 4 * i)[0] if i < span.items else None for i in ids]
 
@@ -512,7 +512,7 @@ def end_of_generation(header: Header, build: Build) -> list[dict[str, Any]]:
     if "<|tool_response>" in present:
         dropped.add("</s>")
     kept = sorted((number, text) for number, text in by_id.items() if text not in dropped)
-    kinds = token_types(header, [number for number, _ in kept])
+    kinds = token_types(header, [number for number, _skipped in kept])
     return [
         {"id": number, "text": text, "type": _TOKEN_TYPE_NAMES.get(kind, str(kind)) if kind is not None else None}
         for (number, text), kind in zip(kept, kinds)
@@ -527,7 +527,7 @@ def _token_text(header: Header, number: int) -> str:
         return ""
     length_at = struct.Struct(("<" if header.byte_order == "little" else ">") + "Q").unpack_from
     at = span.marks[number // _RUN]
-    for _ in range(number % _RUN):
+    for _skipped in range(number % _RUN):
         at += 8 + length_at(header.raw, at)[0]
     (length,) = length_at(header.raw, at)
     return bytes(header.raw[at + 8 : at + 8 + min(length, 256)]).decode("utf-8", "replace")

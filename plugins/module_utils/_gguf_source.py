@@ -197,7 +197,7 @@ class HttpSource:
     def _get(self, headers: dict[str, str]) -> Response:
         """One GET, redirects followed; the token goes to no other origin than the first."""
         address = self._address
-        for _ in range(MAX_REDIRECTS + 1):
+        for _skipped in range(MAX_REDIRECTS + 1):
             sent = {"Accept-Encoding": "identity", **headers}
             if self._token is not None and _origin(address) == _origin(self._url):
                 sent["Authorization"] = f"Bearer {self._token}"

@@ -480,7 +480,7 @@ class _Planner:
             env = environment_of(instance)
             projector = instance.get("mmproj")
             if projector:
-                _, projected = self.info(str(projector), host)
+                _skipped, projected = self.info(str(projector), host)
                 options["mmproj_bytes"] = projected["model"]["file_bytes"] or 0
         except ValueError as error:
             row["reason"] = str(error)

@@ -168,7 +168,7 @@ def _places(host: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     elif segments:
-        needed = sum(size for *_, size in segments)
+        needed = sum(size for *_skipped, size in segments)
         places.append(
             {
                 "key": "host",
@@ -193,7 +193,9 @@ def _bar(place: Mapping[str, Any]) -> str:
         words += f" of {_plan.gib(room)}, " + (
             f"{_plan.gib(left)} free" if left >= 0 else f"{_plan.gib(-left)} too little"
         )
-    spoken = "; ".join(f"{name or 'GPU'} {label} {_plan.gib(size)}" for name, _, label, size in place["segments"])
+    spoken = "; ".join(
+        f"{name or 'GPU'} {label} {_plan.gib(size)}" for name, _skipped, label, size in place["segments"]
+    )
     aria = _e(f"{place['label']}: {words}. {spoken}")
     alarm = "" if left is None or left >= 0 else " limit"
     out = [
@@ -230,7 +232,7 @@ def _bar(place: Mapping[str, Any]) -> str:
         at = room * scale
         out.append(f'<rect class="over" x="{_n(at)}" y="{_n(top)}" width="{_n(width - at)}" height="{_n(height)}"/>')
         out.append(f'<line class="limit" x1="{_n(at)}" x2="{_n(at)}" y1="{_n(top - 3)}" y2="{_n(top + height + 3)}"/>')
-    if len({name for name, *_ in place["segments"]}) > 1:
+    if len({name for name, *_skipped in place["segments"]}) > 1:
         next_free = 0.0
         for at, name in labels:
             begin = max(at, next_free)
@@ -245,7 +247,7 @@ def _mini(place: Mapping[str, Any]) -> str:
     scale = 100 / max(room or 0, needed, 1)
     share = "" if not room else f", {100 * needed / room:.0f} % of {_plan.gib(room)}"
     sums: dict[str, int] = {}
-    for _, css, _, size in place["segments"]:
+    for _skipped, css, _skipped, size in place["segments"]:
         sums[css] = sums.get(css, 0) + size
     aria = _e(f"{place['label']}: {_plan.gib(needed)}{share}")
     out = [
@@ -253,7 +255,7 @@ def _mini(place: Mapping[str, Any]) -> str:
         '<rect class="track" width="100" height="8"/>',
     ]
     x = 0.0
-    for css, _ in PARTS:
+    for css, _skipped in PARTS:
         if css in sums:
             out.append(f'<rect class="{css}" x="{_n(x)}" width="{_n(sums[css] * scale)}" height="8"/>')
             x += sums[css] * scale
@@ -324,7 +326,7 @@ def _end_labels(lines: Sequence[Mapping[str, Any]], chosen: str, scale: _Scale) 
         for index, line in enumerate(lines)
     )
     heights: list[float] = []
-    for at, *_ in ends:
+    for at, *_skipped in ends:
         heights.append(max(at, heights[-1] + 15) if heights else at)
     limit = _FLOOR
     for index in range(len(heights) - 1, -1, -1):
@@ -337,7 +339,7 @@ def _end_labels(lines: Sequence[Mapping[str, Any]], chosen: str, scale: _Scale) 
             height + 4,
             more=f' style="fill: var(--c{index % 8})"' + (' font-weight="700"' if pair == chosen else ""),
         )
-        for height, (_, at_x, pair, index) in zip(heights, ends)
+        for height, (_skipped, at_x, pair, index) in zip(heights, ends)
     ]
 
 
@@ -350,8 +352,8 @@ def _plot(name: str, plot: Mapping[str, Any], identity: str) -> str:
     lines, limit, chosen = plot["lines"], plot["limit_bytes"], _pair(plot)
     if not lines:
         return ""
-    sizes = [size for line in lines for size, _ in line["points"]]
-    most = max(nbytes for line in lines for _, nbytes in line["points"])
+    sizes = [size for line in lines for size, _skipped in line["points"]]
+    most = max(nbytes for line in lines for _skipped, nbytes in line["points"])
     # The limit stands in the picture where the lines come near it, and is told in words where they do not.
     ceiling = max(most, limit if limit is not None and limit < 3 * most else 0) * 1.06 / GIB
     ceiling = min(ceiling, 2.2 * limit / GIB) if limit else ceiling
@@ -458,7 +460,7 @@ def _numbers(host: Mapping[str, Any]) -> str:
             part = row.get("memory", {}).get(device)
             if part is None:
                 continue
-            cells = "".join(f'<td class="n">{_e(_plan.gib(part.get(key, 0)))}</td>' for key, _ in PARTS)
+            cells = "".join(f'<td class="n">{_e(_plan.gib(part.get(key, 0)))}</td>' for key, _skipped in PARTS)
             name = "RAM" if device == "host" else device
             rows.append(
                 f'<tr><th scope="row">{_e(row["name"])}</th><td>{_e(name)}</td>{cells}'
@@ -466,7 +468,7 @@ def _numbers(host: Mapping[str, Any]) -> str:
             )
     if not rows:
         return ""
-    heads = "".join(f'<th scope="col" class="n">{_e(label)}</th>' for _, label in PARTS)
+    heads = "".join(f'<th scope="col" class="n">{_e(label)}</th>' for _skipped, label in PARTS)
     return (
         "<details><summary>The figures</summary><div class=scroll><table><thead><tr><th scope=col>Instance</th>"
         f'<th scope=col>On</th>{heads}<th scope="col" class="n">Total</th></tr></thead><tbody>{"".join(rows)}</tbody>'
@@ -530,7 +532,7 @@ def _card(number: int, host: Mapping[str, Any], names: list[str], plan: Mapping[
     out += [_instance_line(row) for row in host["instances"]]
     places = _places(host)
     out += [f"<figure>{_bar(place)}</figure>" for place in places]
-    used = {css for place in places for _, css, *_ in place["segments"]}
+    used = {css for place in places for _skipped, css, *_skipped in place["segments"]}
     legend = "".join(f'<li><i class="{css}"></i>{_e(label)}</li>' for css, label in PARTS if css in used)
     if legend:
         out.append(f'<ul class="legend" aria-label="Colours of the bars">{legend}</ul>')
@@ -553,7 +555,7 @@ def _card(number: int, host: Mapping[str, Any], names: list[str], plan: Mapping[
 
 
 def _hosts_table(plan: Mapping[str, Any], kinds: Sequence[tuple[Mapping[str, Any], list[str]]]) -> str:
-    number_of = {name: number for number, (_, names) in enumerate(kinds) for name in names}
+    number_of = {name: number for number, (_skipped, names) in enumerate(kinds) for name in names}
     minis: dict[int, str] = {}
     rows = []
     for host in plan["hosts"]:
@@ -565,7 +567,7 @@ def _hosts_table(plan: Mapping[str, Any], kinds: Sequence[tuple[Mapping[str, Any
             )
             minis[number] = bars + f"<td>{_pill(host['verdict'])}</td>"
         rows.append(f'<tr><th scope="row"><a href="#k{number}">{_e(host["name"])}</a></th>{minis[number]}</tr>')
-    widest = max((len(_places(host)) for host, _ in kinds), default=1)
+    widest = max((len(_places(host)) for host, _skipped in kinds), default=1)
     # Verdicts stand in the last column whatever number of devices a host has.
     padded = []
     for host, row in zip(plan["hosts"], rows):

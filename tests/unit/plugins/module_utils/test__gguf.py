@@ -189,7 +189,7 @@ def test_a_vocabulary_of_real_size_is_read_fast_and_in_little_memory() -> None:
     assert result["model"]["metadata"]["tokenizer.ggml.merges"] == {"type": "string", "length": 514_906}
     assert result["checks"] == []
     assert peak < 60e6
-    # Processor time, and the best of three: other work on the machine only ever adds to it. bin/test bench has the clock.
+    # Processor time, and the best of three: other work on the machine only ever adds to it. bench_header has the clock.
     best = min(_timed(data) for _ in range(3))
     assert best < 0.3
 
