@@ -396,7 +396,7 @@ class Builder:
     def qkv(self, il: int, cur: T, head: int, n_head: int, n_kv: int, flat_norm: bool = False) -> tuple[T, T, T]:
         """build_qkv."""
         n = self.n_tokens
-        clamp = float(self.h.get("attention.clamp_kqv", 0.0) or 0.0) > 0.0
+        clamp = self.h.arch in ("dbrx", "olmo", "mpt") and float(self.h.get("attention.clamp_kqv", 0.0) or 0.0) > 0.0
         if self.w(il, "attn_qkv") is not None:
             qkv = self.mmb(il, "attn_qkv", cur)
             if clamp:
@@ -678,7 +678,7 @@ class Builder:
             weights = gg.like("div", weights, gg.clamp(gg.sum_rows(weights)))
             weights = gg.reshape(weights, 1, n_used, n)
         scale = float(h.get("expert_weights_scale", 0.0) or 0.0)
-        if h.arch not in _NO_WEIGHT_SCALE and scale not in (0.0, 1.0):
+        if h.arch in _WEIGHT_SCALE and scale not in (0.0, 1.0):
             weights = gg.like("scale", weights)
         g.expand(weights)
         cur = gg.reshape(cur, width, 1, n)
@@ -1045,11 +1045,12 @@ NO_CACHE = frozenset(
         "llama-embed",
     ]
 )
-# load_hparams never reads expert_weights_scale for these: the scale stays 0
-_NO_WEIGHT_SCALE = words(
-    """llama llama4 qwen2moe qwen3moe qwen3vlmoe rnd1 llada-moe olmoe gpt-oss granite granitemoe granitehybrid
-    minicpm phimoe dbrx jamba grok arctic hunyuan-moe ernie4_5-moe smallthinker grovemoe minimax-m2 mimo2
-    mistral3 lfm2moe qwen3next qwen35moe gemma4 refact"""
+# The architectures that read expert_weights_scale (load_hparams).
+_WEIGHT_SCALE = words(
+    """
+    afmoe deepseek deepseek2 deepseek2-ocr mistral4 glm4moe glm-dsa nemotron_h nemotron_h_moe exaone-moe bailingmoe
+    bailingmoe2 dots1 kimi-linear step35
+    """
 )
 
 
@@ -1485,7 +1486,7 @@ def deepseek2(b: Builder) -> None:
     width = h.head_k_mla or h.head_k[0]
     v_width = h.head_v_mla or h.head_v[0]
     rank = int(h.get("attention.kv_lora_rank", 0) or 0)
-    rope = int(h.get("rope.dimension_count", 0) or 0)
+    rope = int(h.get("rope.dimension_count", 0) or h.head_k[0])
     layers = h.n_layer - h.nextn
     gating = int(h.get("expert_gating_func", 0)) or _DEFAULT_GATING.get(h.arch, SOFTMAX)
     if not h.get("expert_gating_func") and h.arch == "deepseek2" and h.n_vocab == 154880 and h.n_layer in (47, 48):
@@ -1541,7 +1542,7 @@ def minicpm3(b: Builder) -> None:
     if mini:
         inp = gg.like("scale", inp)
     rank = int(h.get("attention.kv_lora_rank", 0) or 0)
-    rope = int(h.get("rope.dimension_count", 0) or 0)
+    rope = int(h.get("rope.dimension_count", 0) or h.head_k[0])
     for il in range(h.n_layer):
         residual = inp
         factors = b.rope_factors(il) if mini else None
@@ -1595,6 +1596,75 @@ def jamba(b: Builder) -> None:
         cur = b.lnorm(ffn_inp, il, "ffn_norm")
         cur = b.ffn(il, cur) if b.w(il, "ffn_gate_inp") is None else b.moe(il, cur, norm_w=False)
         inp = gg.like("add", ffn_inp, cur)
+    b.head(inp)
+
+
+def _plamo2_mamba(b: Builder, il: int, cur: T) -> T:
+    h, n, ns, g = b.h, b.n_seq_tokens, b.n_seqs, b.g
+    d_conv, d_inner, d_state = h.get("ssm.conv_kernel"), h.get("ssm.inner_size"), h.get("ssm.state_size")
+    heads = h.get("ssm.time_step_rank")
+    head = d_inner // heads
+    dt_dim = max(64, h.n_embd // 16)
+    r, state = b.rs(il)
+    conv = gg.reshape(b.build_rs(r, h.n_embd_r), d_conv - 1, d_inner, ns)
+    cur = gg.reshape(cur, cur.ne[0], n, ns)
+    zx = gg.permute(b.mm(il, "ssm_in", cur), 0, 2, 1, 3)
+    zx = gg.op("cont", (head * 2, heads, n, ns), zx)
+    x = gg.view(zx, (head, heads, n, ns), zx.nb[1:])
+    x = gg.op("cont", (head * heads, n, ns, 1), x)
+    z = gg.view(zx, (head, heads, n, ns), zx.nb[1:])
+    conv_x = gg.concat(conv, gg.transpose(x), 0)
+    last = gg.view_3d(conv_x, d_conv - 1, d_inner, ns, conv_x.nb[1], conv_x.nb[2])
+    g.expand(gg.cpy(last, gg.view_1d(r, (d_conv - 1) * d_inner * ns)))
+    x = b.unary(gg.op("ssm_conv", (d_inner, n, ns, 1), conv_x, b.need(il, "ssm_conv1d")))
+    bcdt = b.mm(il, "ssm_x", x)
+    b_in = gg.view_3d(bcdt, d_state, n, ns, bcdt.nb[1], bcdt.nb[2])
+    c_in = gg.view_3d(bcdt, d_state, n, ns, bcdt.nb[1], bcdt.nb[2])
+    dt = gg.view_3d(bcdt, dt_dim, n, ns, bcdt.nb[1], bcdt.nb[2])
+    b_in = b.norm(b_in, b.w(il, "ssm_b_norm", "") or b.w(il, "ssm_b_norm"), None, "rms_norm", il)
+    c_in = b.norm(c_in, b.w(il, "ssm_c_norm", "") or b.w(il, "ssm_c_norm"), None, "rms_norm", il)
+    dt = b.norm(dt, b.w(il, "ssm_dt_norm", "") or b.w(il, "ssm_dt_norm"), None, "rms_norm", il)
+    dt = gg.like("add", b.mm(il, "ssm_dt", dt), b.need(il, "ssm_dt", "bias"))
+    a = gg.reshape(b.need(il, "ssm_a", ""), 1, heads)
+    x = gg.view(x, (head, heads, n, ns), (head * 4, d_inner * 4, d_inner * n * 4))
+    b_in = gg.view(b_in, (d_state, 1, n, ns), (d_state * 4, b_in.nb[1], b_in.nb[2]))
+    c_in = gg.view(c_in, (d_state, 1, n, ns), (d_state * 4, c_in.nb[1], c_in.nb[2]))
+
+    def scan(states: T, ids: T) -> T:
+        ssm = gg.reshape(states, d_state, head, heads, ns)
+        return gg.op("ssm_scan", (d_inner * n * ns + d_state * d_inner * ns, 1, 1, 1), ssm, x, dt, a, b_in, c_in, ids)
+
+    y_ssm = b.build_rs(state, h.n_embd_s, scan)
+    g.expand(gg.cpy(gg.view_1d(y_ssm, d_inner * d_state * ns), gg.view_1d(state, d_inner * d_state * ns)))
+    y = gg.view(y_ssm, (head, heads, n, ns), (head * 4, d_inner * 4, d_inner * n * 4))
+    y = gg.like("add", y, gg.like("mul", x, gg.reshape(b.need(il, "ssm_d", ""), 1, heads)))
+    y = gg.glu(gg.cont(z), y)
+    y = gg.view_3d(y, d_inner, n, ns, y.nb[2], y.nb[3])
+    cur = b.mm(il, "ssm_out", y)
+    return gg.reshape(cur, cur.ne[0], n * ns)
+
+
+def plamo2(b: Builder) -> None:
+    h = b.h
+    inp = b.embedding()
+    for il in range(h.n_layer):
+        cur = b.lnorm(inp, il, "attn_norm")
+        if h.recurrent[il]:
+            cur = _plamo2_mamba(b, il, cur)
+        else:
+            head, heads, kv = h.head_k[il], h.n_head[il], h.n_head_kv[il]
+            qkv = b.mm(il, "attn_qkv", cur)
+            q, k, v = (gg.view_3d(qkv, head, count, b.n_tokens, head * 4, qkv.nb[1]) for count in (heads, kv, kv))
+            q = b.rope(b.lnorm(q, il, "attn_q_norm"))
+            k = b.rope(b.lnorm(k, il, "attn_k_norm"))
+            cur = b.attention(il, q, k, v)
+        cur = b.norm(cur, b.w(il, "post_attention_norm", "") or b.w(il, "post_attention_norm"), None, "rms_norm", il)
+        residual = gg.like("add", cur, inp)
+        cur = b.ffn(il, b.lnorm(residual, il, "ffn_norm"), fused=True)
+        cur = b.norm(cur, b.w(il, "post_ffw_norm", "") or b.w(il, "post_ffw_norm"), None, "rms_norm", il)
+        if il == h.n_layer - 1:
+            cur, residual = b.rows(cur), b.rows(residual)
+        inp = gg.like("add", cur, residual)
     b.head(inp)
 
 
@@ -2009,6 +2079,7 @@ BUILDERS: Mapping[str, Callable[[Builder], None]] = {
     "mamba": mamba,
     "mamba2": mamba,
     "jamba": jamba,
+    "plamo2": plamo2,
     "granitehybrid": granite_hybrid,
     "falcon-h1": falcon_h1,
     "nemotron_h": nemotron_h,
