@@ -9,6 +9,7 @@ this: _graphs.py builds it, _ggml.py splits and allocates it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -144,6 +145,7 @@ def compute_buffers(s: Setup) -> Compute:
         s.build.name,
         s.weights_key,
         o["program"],
+        o["fit"] and len(s.placement.devices) > 1,
         o["kv_offload"],
         o["op_offload"],
         o["split_mode"],
@@ -173,7 +175,14 @@ def compute_buffers(s: Setup) -> Compute:
             if steps == 0:
                 return entry.compute
             return _result(layout, steps)
-    layout, compute = _measure(s)
+    # a graph is thousands of objects that all live until the end: looking through them for garbage takes a third
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        layout, compute = _measure(s)
+    finally:
+        if collecting:
+            gc.enable()
     known.append(_Known(cells, layout, compute))
     return compute
 
@@ -216,6 +225,11 @@ def _measure(s: Setup) -> tuple[gg.Layout | None, Compute]:
     padded = [*[d.is_cuda for d in devices], False]
     try:
         layout = gg.lay_out(builder.g, scheduler, aligns, padded)
+        if len(devices) > 1 and s.options["fit"] and builder.keeps_wishes:
+            # --fit measures first, as llama-fit-params does, and there a split has one input more
+            measured = _graphs.build(s._replace(options={**s.options, "program": "llama-fit-params"}))
+            assert measured is not None
+            gg.check_inputs(measured.g, gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline))
     except gg.SplitInputsError as e:
         error = (
             f"the scheduler aborts: {e} (GGML_SCHED_MAX_SPLIT_INPUTS, ggml-org/llama.cpp#21730); one GPU "

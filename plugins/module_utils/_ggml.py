@@ -449,7 +449,7 @@ class Scheduler:
                 current, split_start, inputs = t.backend, i, []
             for j, s in enumerate(t.src):
                 if s.flags & INPUT and n_copies > 1 and (id(s), s.backend) not in copies:
-                    made = [s, *[_duplicate(s) for _ in range(n_copies - 1)]]
+                    made = [s, *[_duplicate(s) for copy in range(n_copies - 1)]]
                     for c in made:
                         c.flags |= INPUT | OUTPUT
                     copies[id(s), s.backend] = made
@@ -459,7 +459,7 @@ class Scheduler:
                 if s.backend != current and not self._supported_buffer(s, current):
                     if (id(s), current) not in copies:
                         made = []
-                        for _ in range(n_copies):
+                        for _copy in range(n_copies):
                             c = _duplicate(s)
                             if n_copies > 1:
                                 c.flags |= INPUT | OUTPUT
@@ -494,7 +494,7 @@ class Scheduler:
             for s in graph_inputs:
                 leafs += copies[id(s), s.backend]
                 leaf_ids += [s.backend] * n_copies
-            for backend, _, split_inputs in splits:
+            for backend, _first, split_inputs in splits:
                 for s in split_inputs:
                     leafs += copies[id(s), backend]
                     leaf_ids += [backend] * n_copies
@@ -775,6 +775,11 @@ def grow(g: Graph, larger: Graph) -> None:
     for mine, other in ((g.nodes, larger.nodes), (g.leafs, larger.leafs)):
         for a, b in zip(mine, other):
             a.slope = b.nbytes - a.nbytes
+
+
+def check_inputs(g: Graph, scheduler: Scheduler) -> None:
+    """Split the graph only; an error where a split has too many inputs."""
+    scheduler.split(g)
 
 
 def lay_out(g: Graph, scheduler: Scheduler, aligns: Sequence[int], padded: Sequence[bool]) -> Layout:

@@ -162,7 +162,9 @@ class Builder:
         self.n_seqs: int = c.n_seq
         self.n_tokens = pad(min(c.n_ctx, c.n_ubatch), c.n_seq)
         self.n_seq_tokens = self.n_tokens // self.n_seqs
-        self.n_out = self.n_tokens if s.build.outputs_for_all_tokens else min(self.n_tokens, max(c.n_seq, 1))
+        # newer servers ask for the logits of one token for each slot (n_outputs_max)
+        every = s.build.outputs_for_all_tokens or s.options["program"] != "llama-server"
+        self.n_out = self.n_tokens if every else min(self.n_tokens, max(c.n_seq, 1))
         self.n_stream: int = c.n_stream
         self.g = gg.Graph()
         self._weights: dict[Any, T] = {}
@@ -424,7 +426,7 @@ class Builder:
         h = self.h
         if h.arch in NO_CACHE:
             return self._attention_no_cache(il, q, k, v, wo)
-        k_cache, v_cache, cache, _ = self.kv(il)
+        k_cache, v_cache, cache = self.kv(il)[:3]
         k_rot, v_rot = self.rotation(cache)
         if k_rot is not None:
             q = self._rotate(q, k_rot)
@@ -468,10 +470,10 @@ class Builder:
 
     def attention_k(self, il: int, q: T, k: T, v_width: int, wv_b: T) -> T:
         """build_attn for MLA: one cache, V is a view of K."""
-        k_cache, _, cache, _ = self.kv(il)
+        k_cache, cache = self.kv(il)[0], self.kv(il)[2]
         self.g.expand(q)
         self.g.expand(k)
-        k_ids, _ = self.ids(cache)
+        k_ids = self.ids(cache)[0]
         self.g.expand(self._store_k(k_cache, k, k_ids))
         head_k = pad(self.h.head_k[il], 128) if is_turbo(k_cache.ty) else self.h.head_k[il]
         k_view = self._cache_view(k_cache, head_k, self.h.n_head_kv[il], cache.cells)
@@ -716,7 +718,7 @@ class Builder:
             experts = gg.like("mul", experts, weights)
         g.expand(experts)
         views = []
-        for _ in range(h.n_expert_used):
+        for _count in range(h.n_expert_used):
             one = gg.view_2d(experts, width, n, experts.nb[2])
             g.expand(one)
             views.append(one)
@@ -1396,7 +1398,7 @@ def gemma3n(b: Builder) -> None:
     out = gg.mul_mat(unembd, alt)
     out = gg.like("div", gg.like("mul", out, target), magnitude(out))
     cur = _slice(inp)
-    for _ in range(altup - 1):
+    for _count in range(altup - 1):
         cur = gg.like("add", cur, _slice(out))
     cur = b.rows(gg.like("scale", cur))
     b.head(cur, Spec(softcap=True))
@@ -1745,9 +1747,9 @@ def lfm2(b: Builder) -> None:
             cur = gg.reshape(cur, cur.ne[0], n, ns)
             bcx = b.mm(il, "shortconv.in_proj", cur)
             size = bcx.ne[0] // 3
-            bb, cc, xx = (gg.view_3d(bcx, size, n, ns, bcx.nb[1], bcx.nb[2]) for _ in range(3))
+            bb, cc, xx = (gg.view_3d(bcx, size, n, ns, bcx.nb[1], bcx.nb[2]) for count in range(3))
             bx = gg.transpose(gg.like("mul", bb, xx))
-            r, _ = b.rs(il)
+            r = b.rs(il)[0]
             conv = gg.reshape(b.build_rs(r, h.n_embd_r), taps, h.n_embd, ns)
             bx = gg.concat(conv, bx, 0)
             new = gg.view_3d(bx, taps, bx.ne[1], bx.ne[2], bx.nb[1], bx.nb[2])
@@ -1855,7 +1857,7 @@ def kimi_linear(b: Builder) -> None:
                 cur = b.attention_k(il, q, gg.concat(compressed, k_pe, 0), rank, b.need(il, "attn_v_b"))
             else:
                 q = gg.reshape(q, width, heads, nt)
-                _, k, v = _mha_from_mla(b, il, q_nope, q_pe, compressed, k_pe, v_width)
+                k, v = _mha_from_mla(b, il, q_nope, q_pe, compressed, k_pe, v_width)[1:]
                 cur = b.attention(il, q, k, v)
         if il == h.n_layer - 1:
             cur, residual = b.rows(cur), b.rows(residual)
@@ -1873,7 +1875,7 @@ def kimi_linear(b: Builder) -> None:
 
 
 def _shift(b: Builder, il: int, count: int) -> T:
-    r, _ = b.rs(il)
+    r = b.rs(il)[0]
     return gg.reshape(b.build_rs(r, b.h.n_embd_r), b.h.n_embd, count, b.n_seqs)
 
 
@@ -1883,7 +1885,7 @@ def _shifted(b: Builder, shift: T, cur: T) -> T:
 
 
 def _store_shift(b: Builder, il: int, shift: T, count: int) -> None:
-    r, _ = b.rs(il)
+    r = b.rs(il)[0]
     total = b.h.n_embd * b.n_seqs * count
     b.g.expand(gg.cpy(gg.view_1d(shift, total), gg.view_1d(r, b.h.n_embd_r * b.n_seqs)))
 
@@ -1908,7 +1910,7 @@ def _rwkv6_time_mix(b: Builder, il: int, cur: T, x_prev: T) -> T:
     if fused is not None:
         sx3, cur3 = gg.reshape(sx, width, 1, nt), gg.reshape(cur, width, 1, nt)
         xxx = gg.like("add", gg.like("mul", gg.like("add", xxx, fused), sx3), cur3)
-        xs = [gg.view_2d(xxx, width, nt, xxx.nb[1]) for _ in range(5)]
+        xs = [gg.view_2d(xxx, width, nt, xxx.nb[1]) for count in range(5)]
     else:
         xs = []
         for kind in "wkvrg":
@@ -1927,7 +1929,7 @@ def _rwkv6_time_mix(b: Builder, il: int, cur: T, x_prev: T) -> T:
     w = gg.reshape(b.unary(b.unary(b.unary(w))), head, heads, nt)
     if qrwkv:
         k = gg.like("sub", k, gg.like("mul", k, w))
-    _, s_all = b.rs(il)
+    s_all = b.rs(il)[1]
     state = b.build_rs(s_all, h.n_embd_s)
     shape = (width, nt + head * ns, 1, 1)
     if qrwkv:
@@ -1957,7 +1959,7 @@ def _rwkv7_time_mix(b: Builder, il: int, cur: T, x_prev: T, first: list[T]) -> T
     gating = b.w(il, "time_mix_g1") is not None and b.w(il, "time_mix_g2") is not None
     sx = gg.op("repeat", (width, n, ns, 6 if gating else 5), gg.like("sub", x_prev, cur))
     xxx = gg.like("add", gg.like("mul", sx, b.need(il, "time_mix_lerp_fused")), cur)
-    xs = [gg.view_2d(xxx, width, nt, xxx.nb[1]) for _ in range(6)]
+    xs = [gg.view_2d(xxx, width, nt, xxx.nb[1]) for count in range(6)]
     xr, xw, xk, xv, xa, xg = xs
 
     def lora(second: str, one: str, x: T, act: bool = False) -> T:
@@ -1981,7 +1983,7 @@ def _rwkv7_time_mix(b: Builder, il: int, cur: T, x_prev: T, first: list[T]) -> T
     ka = gg.like("mul", k, b.need(il, "time_mix_k_a"))
     k = gg.like("add", k, gg.like("sub", gg.like("mul", a, ka), ka))
     r, w, k, v, a = (gg.reshape(t, head, heads, nt) for t in (r, w, k, v, a))
-    _, s_all = b.rs(il)
+    s_all = b.rs(il)[1]
     state = b.build_rs(s_all, h.n_embd_s)
     shape = (width, nt + head * ns, 1, 1)
     out = gg.op("rwkv_wkv7", shape, r, w, k, v, b.unary(kk), gg.like("mul", kk, a), state)

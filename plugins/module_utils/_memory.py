@@ -134,6 +134,9 @@ OPTIONS: dict[str, Option] = {
 }
 
 
+LLVMPIPE_STORAGE_RANGE = 1 << 27  # Mesa's software rasterizer binds no more
+
+
 def _number(name: str, value: Any, low: int, rule: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
@@ -266,7 +269,8 @@ def parse_devices(devices: Iterable[Mapping[str, Any]] | None) -> tuple[Device, 
         free = sizes[1] if sizes[1] is not None else total
         if free > total:
             raise ValueError(f"device {name} has free_bytes {free} above its total_bytes {total}")
-        result.append(Device(name, backend, total, free, sizes[2] if sizes[2] is not None else VULKAN_STORAGE_RANGE))
+        storage = LLVMPIPE_STORAGE_RANGE if "llvmpipe" in name.lower() else VULKAN_STORAGE_RANGE
+        result.append(Device(name, backend, total, free, sizes[2] if sizes[2] is not None else storage))
     return tuple(result)
 
 
@@ -315,7 +319,7 @@ class Model:
     def _place(self, name: str, skipped_from: int) -> tuple[str, int, str]:
         """LLM_TENSOR_INFOS and the skip flag: place, layer, operation."""
         h = self.hparams
-        stem, _, suffix = name.rpartition(".")
+        stem, _dot, suffix = name.rpartition(".")
         if suffix not in _SUFFIXES:
             stem, suffix = name, ""  # ssm_a, ssm_d and others have none
         bias = suffix == "bias"
@@ -378,6 +382,8 @@ def load_model(header: Mapping[str, Any] | Model) -> Model:
     if not isinstance(header, Mapping):
         raise ValueError(f"model is {header!r:.80}, must be the model that gguf_info returns")
     relevant = {key: header.get(key) for key in ("architecture", "metadata", "tensors")}
+    if not isinstance(relevant["metadata"], Mapping):
+        raise ValueError("model has no metadata, must be the model that gguf_info returns")
     try:
         key = marshal.dumps(relevant, 2)
     except ValueError:

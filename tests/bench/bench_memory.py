@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rows a second that memory_budget predicts, over the measured rows in tests/data/oracle.
+
+usage: bench_memory.py [--least ROWS]   run in a tree below ansible_collections/llamafleet/turboquant
+
+Time is the processor's, not the clock's: other work on the machine does not change the figures. Three of them,
+because they differ: the first time that a model's graph is laid out, again, and with contexts that were not asked
+before, as a search for the largest context asks for them. --least is for the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP.parents[2]))
+sys.path.insert(0, str(TOP / "tests" / "unit" / "plugins" / "module_utils"))
+
+import oracle  # noqa: E402
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _memory  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--least", type=float, default=0.0, help="rows a second; fewer is a failure")
+    least = parser.parse_args().least
+    work = []
+    for row in oracle.rows():
+        options = {**oracle.options(row["args"]), "program": row["program"]}
+        work.append((oracle.loaded(row["model"]), oracle.devices(row), options, row["env"]))
+
+    def passes(more: int) -> float:
+        start = time.process_time()
+        for model, devices, options, env in work:
+            asked = dict(options, ctx_size=options["ctx_size"] + more) if options.get("ctx_size") else options
+            _memory.memory_budget(model, devices, asked, env=env)
+        return len(work) / (time.process_time() - start)
+
+    first = passes(0)
+    again = passes(0)
+    passes(256)
+    moved = passes(512)
+    print(f"memory_budget, {len(work)} rows of {len({id(w[0]) for w in work})} models")
+    print(f"  first time   {first:9.0f} rows/s (lays out the graph of every model and placement)")
+    print(f"  again        {again:9.0f} rows/s")
+    print(f"  new contexts {moved:9.0f} rows/s")
+    if again < least:
+        print(f"fewer than {least:.0f} rows/s", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

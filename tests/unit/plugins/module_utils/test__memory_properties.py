@@ -1,0 +1,74 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What must hold for any configuration."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _memory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from . import oracle
+
+MODELS = ("llama31-8b-real", "gemma4-26b-a4b-real", "qwen36-27b-real", "granite-4.0-h-tiny-real")
+TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "turbo4", "q4_0", "turbo3", "turbo2")
+OFF = {"TURBO_AUTO_ASYMMETRIC": "0", "TURBO_LAYER_ADAPTIVE": "0"}
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+models = st.sampled_from(MODELS)
+contexts = st.integers(1, 1024).map(lambda n: 256 * n)
+
+
+def kv(model, **options):
+    return _memory.kv_cache_bytes(oracle.loaded(model), options, env=OFF)
+
+
+@QUIET
+@given(models, contexts, contexts, st.sampled_from(TYPES), st.booleans())
+def test_more_context_never_takes_less_cache(model, a, b, kind, unified):
+    low, high = sorted((a, b))
+    options = {"cache_type_k": kind, "cache_type_v": kind, "parallel": 2, "kv_unified": unified}
+    assert kv(model, ctx_size=low, **options) <= kv(model, ctx_size=high, **options)
+
+
+@QUIET
+@given(models, contexts, st.integers(1, 16), st.integers(1, 16), st.booleans())
+def test_more_slots_never_take_less_cache(model, ctx, a, b, unified):
+    low, high = sorted((a, b))
+    sizes = [kv(model, ctx_size=ctx, parallel=n, kv_unified=unified) for n in (low, high)]
+    assert sizes[0] <= sizes[1]
+
+
+@QUIET
+@given(models, contexts, st.integers(0, len(TYPES) - 1), st.integers(0, len(TYPES) - 1))
+def test_more_bits_never_take_less_cache(model, ctx, a, b):
+    ordered = sorted((a, b))
+    sizes = [kv(model, ctx_size=ctx, parallel=1, cache_type_k=TYPES[i], cache_type_v=TYPES[i]) for i in ordered]
+    assert sizes[0] >= sizes[1]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(MODELS[:2]),
+    st.integers(4, 400).map(lambda n: 256 * n),
+    st.sampled_from([("f16", "f16"), ("q8_0", "turbo4")]),
+)
+def test_a_remembered_layout_equals_a_new_one(model, ctx, pair):
+    """Where decisions of the allocator are the same, scaling its result gives what laying out again gives."""
+    gpu = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 1 << 40}]
+    options = {"ctx_size": ctx, "parallel": 1, "cache_type_k": pair[0], "cache_type_v": pair[1]}
+    remembered = _memory.memory_budget(oracle.loaded(model), gpu, options)
+    assert remembered == _memory.memory_budget(_memory.Model(oracle.header(model)), gpu, options)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_more_context_never_takes_less_of_a_card(model):
+    gpu = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 1 << 40}]
+    last = 0
+    for ctx in (8192, 16384, 32768, 65536, 131072):
+        options = {"ctx_size": ctx, "parallel": 1, "program": "llama-fit-params"}
+        total = _memory.memory_budget(oracle.loaded(model), gpu, options)["devices"]["CUDA0"]["total"]
+        assert total >= last
+        last = total
