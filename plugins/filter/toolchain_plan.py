@@ -61,7 +61,8 @@ options:
     description:
       - The GPUs that will run the build. Compute capabilities for cuda (V(8.9), V(89) and V(sm_89) are the same), gfx
         names for rocm.
-      - Without them a CUDA build covers many GPUs, and a ROCm build is refused. The GPU of the builder is never taken.
+      - Without them a CUDA build covers many GPUs, and a ROCm build must be given them later. The GPU of the builder is
+        never taken.
     type: list
     elements: str
     default: []

@@ -263,7 +263,6 @@ def test_rocm_for_strix_halo(fedora, options, version, root):
     ("fedora", "options", "reason", "would_work"),
     [
         (42, {"gpu_targets": ["gfx1151"]}, "ROCm 6.3.1 of Fedora 42 is not usable on gfx1151", "rocm_source: amd"),
-        (44, {"gpu_targets": []}, "no GPU targets were given", "gpu_targets"),
         (44, {"gpu_targets": ["gfx1151"], "rocm_version": "6.4.2"}, "packages ROCm 7.1.1, not 6.4.2", "rocm_source"),
         (44, {"gpu_targets": ["gfx1151"], "rocm_version": "6.4", "rocm_source": "amd"}, "not in the table", "7.2.4"),
         (44, {"gpu_targets": ["gfx1151"], "machine": "aarch64"}, "made for x86_64", "vulkan"),
@@ -278,6 +277,13 @@ def test_rocm_refusals(fedora, options, reason, would_work):
     assert not got["supported"]
     assert reason in got["reason"]
     assert would_work in " ".join([got["reason"], *got["would_work"]])
+
+
+def test_rocm_without_targets_leaves_them_to_the_build():
+    got = plan(44, "rocm")
+    assert got["supported"]
+    assert "GPU_TARGETS" not in got["cmake_options"]
+    assert any("the build must name them" in text for text in got["warnings"])
 
 
 def test_rocwmma_where_it_is_right():
