@@ -641,7 +641,7 @@ class Builder:
         n_used: int = 0,
     ) -> T:
         """build_moe_ffn."""
-        h, g, n = self.h, self.g, self.n_at(cur)
+        h, g, n = self.h, self.g, cur.ne[1]
         n_expert = n_expert or h.n_expert
         n_used = n_used or h.n_expert_used
         width = cur.ne[0]
@@ -753,9 +753,6 @@ class Builder:
         chosen = gg.get_rows(by_group, best)
         chosen = gg.set_rows(gg.like("fill", by_group), chosen, best)
         return gg.reshape(chosen, n_expert, n)
-
-    def n_at(self, cur: T) -> int:
-        return cur.ne[1]
 
     def shared_expert(self, il: int, cur: T, kind: str) -> T | None:
         if not kind or self.w(il, "ffn_up_shexp") is None:

@@ -65,13 +65,6 @@ _SUFFIXES = frozenset(["weight", "bias", "scale", "input_scale"])
 _CONV_TENSORS = frozenset(["ssm_conv1d", "shortconv.conv"])
 
 
-class Refusal(NamedTuple):
-    """Why a choice does not start, and what would."""
-
-    reason: str
-    nearest: str
-
-
 class Device(NamedTuple):
     """A GPU as the program sees it."""
 
