@@ -268,7 +268,7 @@ def _mini(place: Mapping[str, Any]) -> str:
 # ---- the plot
 
 _WIDTH, _HEIGHT = 1000.0, 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 128.0, 16.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 128.0, 26.0, 40.0
 _FLOOR = _HEIGHT - _BOTTOM
 
 
@@ -301,7 +301,7 @@ def _text(words: str, x: float, y: float, css: str = "", anchor: str = "start", 
 
 
 def _axes(scale: _Scale) -> list[str]:
-    out = [_text("GiB", _LEFT - 8, _TOP - 5, "soft", "end")]
+    out = [_text("GiB", _LEFT - 8, _TOP - 14, "soft", "end")]
     for tick in _ticks(scale.ceiling):
         at = scale.y(tick * GIB)
         out.append(_line("grid", _LEFT, at, _WIDTH - _RIGHT, at))
