@@ -117,7 +117,7 @@ def parse(data: bytes) -> Elf:
     needed_versions: list[str] = []
     if _DT_VERNEED in tags:
         position = place(tags[_DT_VERNEED][0])
-        for dummy in range(tags[_DT_VERNEEDNUM][0]):
+        for _dummy in range(tags[_DT_VERNEEDNUM][0]):
             _version, entries, _file, first, following = struct.unpack_from(order + "HHIII", data, position)
             inner = position + first
             for _entry in range(entries):
@@ -131,7 +131,7 @@ def parse(data: bytes) -> Elf:
     defined_versions: list[str] = []
     if _DT_VERDEF in tags:
         position = place(tags[_DT_VERDEF][0])
-        for dummy in range(tags[_DT_VERDEFNUM][0]):
+        for _dummy in range(tags[_DT_VERDEFNUM][0]):
             _version, _flags, _index, _names, _hash, first, following = struct.unpack_from(
                 order + "HHHHIII", data, position
             )

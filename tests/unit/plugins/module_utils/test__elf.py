@@ -67,7 +67,7 @@ def test_what_is_no_elf_file_is_refused(tmp_path, data, said):
 @given(st.data())
 def test_damage_never_gets_past_the_reader(data):
     whole = bytearray(make_elf(needed=["libc.so.6"], versions_needed={"libc.so.6": ["GLIBC_2.34"]}))
-    for dummy in range(data.draw(st.integers(1, 8))):
+    for _dummy in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"damaged-{os.getpid()}"
     path.write_bytes(bytes(whole))
