@@ -59,6 +59,19 @@ class JobError(Exception):
         self.log = log
 
 
+def detach(command: list[str], log: Path, folder: Path) -> None:
+    """Start a command that goes on when the task, its connection and Ansible itself have ended."""
+    with log.open("wb") as output:
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a file that readers see whole or as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -303,7 +316,8 @@ class Job:
         if have:
             request.add_header("Range", f"bytes={have}-")
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            # The job runs by itself on the host, without Ansible's own open_url.
+            with urllib.request.build_opener().open(request, timeout=60) as answer:
                 # A server that does not know ranges sends the whole file again, with status 200.
                 resumed = getattr(answer, "status", 200) == 206
                 have = have if resumed else 0
@@ -600,4 +614,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    raise SystemExit(main(sys.argv[1]))

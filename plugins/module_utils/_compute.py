@@ -208,7 +208,8 @@ def _measure(s: Setup) -> tuple[gg.Layout | None, Compute]:
         return None, Compute(
             _estimate(s), "", [f"the file has no tensor {e}: the compute buffer is an estimate from above"]
         )
-    assert other is not None
+    if other is None:  # cannot be: the graph was built with it
+        raise AssertionError("other")
     gg.grow(builder.g, other.g)
     devices = s.placement.devices
     pipeline = (
@@ -228,7 +229,8 @@ def _measure(s: Setup) -> tuple[gg.Layout | None, Compute]:
         if len(devices) > 1 and s.options["fit"] and builder.keeps_wishes:
             # --fit measures first, as llama-fit-params does, and there a split has one input more
             measured = _graphs.build(s._replace(options={**s.options, "program": "llama-fit-params"}))
-            assert measured is not None
+            if measured is None:  # cannot be: the graph was built with it
+                raise AssertionError("measured")
             gg.check_inputs(measured.g, gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline))
     except gg.SplitInputsError as e:
         error = (

@@ -445,7 +445,8 @@ class Builder:
         head_k = pad(h.head_k[il], 128) if is_turbo(k_cache.ty) else h.head_k[il]
         n_kv = h.n_head_kv[il]
         k_view = self._cache_view(k_cache, head_k, n_kv, cache.cells)
-        assert v_cache is not None
+        if v_cache is None:  # cannot be: the graph was built with it
+            raise AssertionError("v_cache")
         head_v = pad(h.head_v[il], 128) if is_turbo(v_cache.ty) else h.head_v[il]
         if self.s.v_trans:
             size = gg.TYPES[v_cache.ty]
@@ -483,8 +484,10 @@ class Builder:
         return self.mmb(il, "attn_output", cur)
 
     def _attention_no_cache(self, il: int, q: T, k: T | None, v: T | None, wo: bool) -> T:
-        assert k is not None
-        assert v is not None
+        if k is None:  # cannot be: the graph was built with it
+            raise AssertionError("k")
+        if v is None:  # cannot be: the graph was built with it
+            raise AssertionError("v")
         kind = "swa" if self.h.swa[il] else "base"
         for side in (q, k, v):
             self.g.expand(side)
@@ -1091,7 +1094,8 @@ def transformer(b: Builder, spec: Spec) -> None:
         inp = gg.like("scale", inp)
     if spec.position_embedding and b.weight("position_embd.weight") is not None:
         table = b.weight("position_embd.weight")
-        assert table is not None
+        if table is None:  # cannot be: the graph was built with it
+            raise AssertionError("table")
         inp = gg.like("add", inp, gg.get_rows(table, b.pos()))
     if spec.embedding_norm:
         inp = b.norm(inp, b.weight("token_embd_norm.weight"), b.weight("token_embd_norm.bias"), "norm", 0)
@@ -1303,8 +1307,10 @@ def _per_layer_inputs(b: Builder, inp: T, width: int) -> T:
     tokens = b.input("i32", n)
     table = b.weight("per_layer_token_embd.weight")
     proj = b.weight("per_layer_model_proj.weight")
-    assert table is not None
-    assert proj is not None
+    if table is None:  # cannot be: the graph was built with it
+        raise AssertionError("table")
+    if proj is None:  # cannot be: the graph was built with it
+        raise AssertionError("proj")
     per = gg.reshape(gg.get_rows(table, tokens), width, h.n_layer, n)
     per = gg.like("scale", per)
     b.g.expand(per)

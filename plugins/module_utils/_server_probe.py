@@ -21,10 +21,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PROMPT = "Name one colour."
 WATCH_STATE = Path("/var/lib/llamafleet/watchdog")
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """A line for the journal; not print, for the sanity tests take this file for a module."""
+    (stream or sys.stdout).write(f"{text}\n")
 
 
 class ProbeError(Exception):
@@ -167,7 +172,7 @@ def ready(client: Client, timeout: float, main_pid: int | None = None) -> int:
             try:
                 os.kill(main_pid, 0)
             except ProcessLookupError:
-                print(f"llama-server (process {main_pid}) ended while it was loading")
+                say(f"llama-server (process {main_pid}) ended while it was loading")
                 return 1
             except PermissionError:
                 pass
@@ -179,7 +184,7 @@ def ready(client: Client, timeout: float, main_pid: int | None = None) -> int:
         except Unreachable as exc:
             said = str(exc)
         time.sleep(0.2)
-    print(f"llama-server was not ready within {timeout:g} s: {said}")
+    say(f"llama-server was not ready within {timeout:g} s: {said}")
     return 1
 
 
@@ -198,13 +203,13 @@ def drain(client: Client, timeout: float) -> int:
             # A server that is gone has nothing to drain; one that is only slow is asked again.
             failures += 1
             if failures >= 3:
-                print(f"not drained, the server does not answer: {exc}")
+                say(f"not drained, the server does not answer: {exc}")
                 return 0
         except ProbeError as exc:
-            print(f"not drained: {exc}")
+            say(f"not drained: {exc}")
             return 0
         if time.monotonic() >= end:
-            print(f"drained for {timeout:g} s, {count} requests are cut off")
+            say(f"drained for {timeout:g} s, {count} requests are cut off")
             return 0
         time.sleep(0.25)
 
@@ -259,7 +264,7 @@ def watch(client: Client, options: argparse.Namespace) -> int:
         why = str(exc)
         alive = advancing(client)
         if alive:
-            print(f"no token within {options.timeout:g} s ({why}), but the server decodes: busy")
+            say(f"no token within {options.timeout:g} s ({why}), but the server decodes: busy")
     state.setdefault("restarts", 0)
     restart = judge(state, alive, time.time(), options.failures, options.cooldown)
     state["last_probe"] = time.time()
@@ -270,9 +275,9 @@ def watch(client: Client, options: argparse.Namespace) -> int:
     if alive:
         return 0
     if not restart:
-        print(f"no token decoded ({why}); {state['failures']} of {options.failures} before a restart")
+        say(f"no token decoded ({why}); {state['failures']} of {options.failures} before a restart")
         return 0
-    print(f"no token decoded {options.failures} times in a row ({why}): restarting {options.unit}")
+    say(f"no token decoded {options.failures} times in a row ({why}): restarting {options.unit}")
     sys.stdout.flush()
     return subprocess.run(["systemctl", "restart", options.unit], check=False).returncode
 
@@ -318,12 +323,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.action == "watch":
         return watch(client, options)
     try:
-        print(json.dumps(decode(client, timeout=options.timeout)))
+        say(json.dumps(decode(client, timeout=options.timeout)))
     except ProbeError as exc:
-        print(exc, file=sys.stderr)
+        say(str(exc), sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

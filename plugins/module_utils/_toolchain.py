@@ -13,6 +13,7 @@ check is for, nor the second obstacle, the C library's headers.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -727,7 +728,7 @@ def _finish_cuda(plan: dict[str, Any], draft: _Draft, capabilities: Sequence[str
         architectures = [
             name
             for name in PORTABLE_ARCHITECTURES
-            if _pair(version) >= GPUS[cuda_architectures([name.split("-")[0]])[0]].first_cuda
+            if _pair(version) >= GPUS[cuda_architectures([name.split("-", maxsplit=1)[0]])[0]].first_cuda
         ]
         draft.warnings.append(
             "no GPU targets were given, so the build covers "
@@ -1130,4 +1131,4 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(matrix(), end="")
+    sys.stdout.write(matrix())

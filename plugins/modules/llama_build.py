@@ -222,7 +222,7 @@ from ..module_utils import (
 _JOB_FILES = (_artifact, _build_job, _build_plan, _build_source, _elf)
 _LAUNCH = (
     "import sys; sys.path.insert(0, sys.argv[1]); from llamafleet_job import _build_job; "
-    "sys.exit(_build_job.main(sys.argv[2]))"
+    "raise SystemExit(_build_job.main(sys.argv[2]))"
 )
 
 
@@ -379,15 +379,8 @@ class Builder:
             },
         }
         _build_job.write_json(work / "job.json", job)
-        with (work / "log" / "job.log").open("wb") as log:
-            subprocess.Popen(
-                [sys.executable, "-I", "-c", _LAUNCH, str(work / "job"), str(work / "job.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=work,
-                start_new_session=True,
-            )
+        command = [sys.executable, "-I", "-c", _LAUNCH, str(work / "job"), str(work / "job.json")]
+        _build_job.detach(command, work / "log" / "job.log", work)
         return {"attached": False, "status": str(status)}
 
     def inspect(self, fingerprint: str) -> dict[str, Any]:

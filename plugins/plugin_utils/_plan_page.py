@@ -357,7 +357,7 @@ def _plot(name: str, plot: Mapping[str, Any], identity: str) -> str:
     # The limit stands in the picture where the lines come near it, and is told in words where they do not.
     ceiling = max(most, limit if limit is not None and limit < 3 * most else 0) * 1.06 / GIB
     ceiling = min(ceiling, 2.2 * limit / GIB) if limit else ceiling
-    scale = _Scale(min(sizes), max(max(sizes), min(sizes) * 2), ceiling)
+    scale = _Scale(min(sizes), max([*sizes, 2 * min(sizes)]), ceiling)
     drawn = limit is not None and limit / GIB < ceiling
     where = "RAM" if plot["device"] == "host" else plot["device"]
     caption = (
