@@ -50,7 +50,7 @@ def rows_of(host: str, result: Mapping[str, Any]) -> list[tuple[tuple[str, ...],
     instances = result.get("instances")
     if instances is None:
         return [((host, *["-"] * (len(HEAD) - 2), "FAILED"), [str(result.get("msg") or "no result")])]
-    rows = []
+    rows: list[tuple[tuple[str, ...], list[str]]] = []
     for entry in instances:
         gate = entry.get("gate") or {}
         figures = gate.get("figures") or {}

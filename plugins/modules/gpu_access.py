@@ -237,7 +237,7 @@ def main() -> None:
 
     new_text = None if plan.record.empty else plan.record.text()
     changed = bool(plan.steps) or new_text != old_text
-    result = {
+    result: dict[str, Any] = {
         "changed": changed,
         "actions": [step.words for step in plan.steps],
         "groups": plan.groups,
