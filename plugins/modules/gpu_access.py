@@ -106,6 +106,7 @@ import os
 import pwd
 import stat
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _gpu_access
