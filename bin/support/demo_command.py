@@ -43,7 +43,7 @@ def _source() -> dict[str, str]:
     return {"kind": "archive", "path": str(archive), "sha256": parts.LLAMA_CPP_SOURCE.sha256}
 
 
-def up() -> int:
+def up(check: bool) -> int:
     from . import parts
 
     with console.phase("source and model"):
@@ -77,12 +77,15 @@ def up() -> int:
         ),
         encoding="utf-8",
     )
-    with console.phase("site.yml"):
+    with console.phase("site.yml, changing nothing" if check else "site.yml"):
         console.run(
-            ["ansible-playbook", "site.yml", "--inventory", "inventories/demo/", "--extra-vars", f"@{settings}"],
+            ["ansible-playbook", "site.yml", "--inventory", "inventories/demo/", "--extra-vars", f"@{settings}"]
+            + (["--check", "--diff"] if check else []),
             cwd=machine.ROOT,
             env={"ANSIBLE_CONFIG": str(machine.ROOT / "ansible.cfg"), "PYTHONDONTWRITEBYTECODE": "1"},
         )
+    if check:
+        return 0
     with console.phase("question"):
         answer(address, key_file)
     return 0
@@ -149,6 +152,7 @@ def clean() -> None:
 def main() -> int:
     machine.become_root(__spec__.name)
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="boot the host and show what would change on it")
     parser.add_argument("--down", action="store_true", help="take the demo down; only the caches stay")
     parser.add_argument("--clean", action="store_true", help="take the demo down and leave nothing behind")
     options = parser.parse_args()
@@ -156,7 +160,7 @@ def main() -> int:
         (clean if options.clean else down)()
         return 0
     machine.enter_virtualenv(__spec__.name)
-    return up()
+    return up(options.check)
 
 
 if __name__ == "__main__":

@@ -297,21 +297,31 @@ def molecule(tally: Tally, only: str = "") -> None:
         _host("down", "--prefix", "llamafleet-test-")
 
 
+def _demo(log: Path, *arguments: str) -> tuple[str, float]:
+    """Run bin/demo, and return the recap line of its host and the seconds that it took."""
+    begun = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    console.run([machine.ROOT / "bin" / "demo", *arguments], log=log)
+    recap = [line for line in log.read_text(encoding="utf-8").splitlines() if " changed=" in line]
+    return " / ".join(recap) or "no recap", time.monotonic() - begun
+
+
 def demo(tally: Tally) -> None:
-    """Run bin/demo: the whole path to an answer; then again, where nothing may change; then take it down."""
+    """Run bin/demo: check mode on a bare host, the whole path to an answer, and again, where nothing may change."""
     command = machine.ROOT / "bin" / "demo"
+    reports = machine.cache_dir() / "reports"
     try:
+        console.run([command, "--down"])
+        recap, _seconds = _demo(reports / "demo-check-bare.log", "--check")
+        predicted = " failed=0 " in recap and " changed=0 " not in recap
+        tally.expect("check mode on a bare host ends well and predicts changes", predicted, recap)
         if not tally.check("demo answers", [command]):
             return
-        begun = time.monotonic()
-        log = machine.cache_dir() / "reports" / "demo-again.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        console.run([command], log=log)
-        seconds = time.monotonic() - begun
-        recap = [line for line in log.read_text(encoding="utf-8").splitlines() if " changed=" in line]
-        unchanged = bool(recap) and all(" changed=0 " in line for line in recap)
-        tally.expect("demo again changes nothing", unchanged, f"the recap says: {' / '.join(recap) or 'nothing'}")
+        recap, seconds = _demo(reports / "demo-again.log")
+        tally.expect("demo again changes nothing", " changed=0 " in recap, recap)
         tally.expect("demo again takes less than a minute", seconds < 60, f"it took {seconds:.0f} s")
+        recap, _seconds = _demo(reports / "demo-check-converged.log", "--check")
+        tally.expect("check mode on a converged host predicts nothing", " changed=0 " in recap, recap)
     finally:
         console.run([command, "--down"])
     left = [line for line in _host("list").splitlines() if "demo" in line]
