@@ -34,11 +34,24 @@ def test_more_context_never_takes_less_cache(model, a, b, kind, unified):
 
 
 @QUIET
-@given(models, contexts, st.integers(1, 16), st.integers(1, 16), st.booleans())
-def test_more_slots_never_take_less_cache(model, ctx, a, b, unified):
-    low, high = sorted((a, b))
-    sizes = [kv(model, ctx_size=ctx, parallel=n, kv_unified=unified) for n in (low, high)]
+@given(models, contexts, st.integers(1, 16), st.integers(1, 16))
+def test_more_slots_of_one_cache_never_take_less(model, ctx, a, b):
+    sizes = [kv(model, ctx_size=ctx, parallel=n, kv_unified=True) for n in sorted((a, b))]
     assert sizes[0] <= sizes[1]
+
+
+@QUIET
+@given(models, st.integers(1, 16).map(lambda n: 4096 * n), st.integers(0, 4), st.integers(0, 4))
+def test_more_slots_that_divide_the_context_never_take_less(model, ctx, a, b):
+    sizes = [kv(model, ctx_size=ctx, parallel=2**n, kv_unified=False) for n in sorted((a, b))]
+    assert sizes[0] <= sizes[1]
+
+
+@QUIET
+@given(models, contexts, st.integers(1, 16))
+def test_slots_of_their_own_never_take_less_than_one(model, ctx, slots):
+    """Among themselves they may: 1024 cells are 3 x 512 for three slots and 4 x 256 for four, for each is rounded up."""
+    assert kv(model, ctx_size=ctx, parallel=1) <= kv(model, ctx_size=ctx, parallel=slots, kv_unified=False)
 
 
 @QUIET
