@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from . import oracle
 
 MODELS = ("llama31-8b-real", "gemma4-26b-a4b-real", "qwen36-27b-real", "granite-4.0-h-tiny-real")
-TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "turbo4", "q4_0", "turbo3", "turbo2")
+# From the most bits to the fewest.
+TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "turbo4", "turbo3", "turbo2")
 OFF = {"TURBO_AUTO_ASYMMETRIC": "0", "TURBO_LAYER_ADAPTIVE": "0"}
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -50,7 +51,7 @@ def test_more_slots_that_divide_the_context_never_take_less(model, ctx, a, b):
 @QUIET
 @given(models, contexts, st.integers(1, 16))
 def test_slots_of_their_own_never_take_less_than_one(model, ctx, slots):
-    """Among themselves they may: 1024 cells are 3 x 512 for three slots and 4 x 256 for four, for each is rounded up."""
+    """Among themselves they may: 1024 cells are 3 x 512 for three slots and 4 x 256 for four, each rounded up."""
     assert kv(model, ctx_size=ctx, parallel=1) <= kv(model, ctx_size=ctx, parallel=slots, kv_unified=False)
 
 
