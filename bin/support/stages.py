@@ -327,7 +327,13 @@ def demo(tally: Tally) -> None:
         recap, seconds = _demo(reports / "demo-again.log")
         tally.expect("demo again changes nothing", " changed=0 " in recap, recap)
         tally.expect("demo again takes less than a minute", seconds < 60, f"it took {seconds:.0f} s")
-        recap, _seconds = _demo(reports / "demo-check-converged.log", "--check")
+        # The gate compares the server's own log with the prediction, and fails the play where they differ.
+        recap, _seconds = _demo(reports / "demo-second.log", "--second-model")
+        shown = (reports / "demo-second.log").read_text(encoding="utf-8").partition("Show what runs")[2]
+        console.say("\n".join(line for line in shown.splitlines() if "started" in line or "predicted" in line))
+        both = all(f"{name} " in shown for name in ("demo", "second")) and " failed=0 " in recap
+        tally.expect("both models allocate what was predicted", both, recap)
+        recap, _seconds = _demo(reports / "demo-check-converged.log", "--check", "--second-model")
         tally.expect("check mode on a converged host predicts nothing", " changed=0 " in recap, recap)
     finally:
         console.run([command, "--down"])
