@@ -179,6 +179,12 @@ def sanity(tally: Tally) -> None:
     for name in ("get_pip_24_2.py", "get_pip_25_2.py"):
         if not (cache / name).exists():
             (cache / name).write_text(bootstrap, encoding="utf-8")
+    tally.check(
+        "the published collection has its playbook site",
+        ["ansible-playbook", "llamafleet.turboquant.site", "--syntax-check", "-i", machine.ROOT / "inventories/demo"],
+        env={**env, "ANSIBLE_COLLECTIONS_PATH": str(collections), "PYTHONPATH": ""},
+        cwd=collections,
+    )
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     tally.check(
         "ansible-test sanity",
