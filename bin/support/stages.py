@@ -235,8 +235,9 @@ class _Newest:
 
     def command(self, *argv: str | Path) -> list[str | Path]:
         """Return the command that runs `argv` in a container which sees the cache and the copied tree."""
-        run: list[str | Path] = [PODMAN, "run", "--rm", "--network=host", f"--workdir={self.copied}"]
-        return [*run, *self.volumes, *self.variables, self.image, *argv]
+        # Privileged, because scriptlets of an RPM that is installed there fail in an ordinary container.
+        run: list[str | Path] = [PODMAN, "run", "--rm", "--privileged", "--network=host"]
+        return [*run, f"--workdir={self.copied}", *self.volumes, *self.variables, self.image, *argv]
 
     def install(self) -> None:
         """Make the virtual environment from the same lock; a half-made one is made again."""
