@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 import shutil
@@ -295,6 +296,18 @@ def molecule(tally: Tally, only: str = "") -> None:
         "LLAMAFLEET_MODEL_GEMMA3": str(parts.extract(parts.GEMMA3)),
     }
     base = ["molecule", "--base-config", ".config/molecule/config.yml"]
+    # The hosts' names are the same for every run, so a second one on this machine waits.
+    lock = Path("/run/lock/llamafleet-molecule")
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say(f"waiting for another run of the scenarios on this machine ({lock})")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        _scenarios(tally, names, base, copied, env)
+
+
+def _scenarios(tally: Tally, names: Sequence[str], base: Sequence[str], copied: Path, env: Mapping[str, str]) -> None:
     try:
         for name in names:
             # molecule remembers there which steps an earlier run has done, and leaves them out.
