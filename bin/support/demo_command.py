@@ -150,6 +150,7 @@ def clean() -> None:
                 console.run([PODMAN, "rmi", "--force", *sorted(set(images))], log=machine.cache_dir() / "images.log")
         machine.remove_packages()
         shutil.rmtree(machine.cache_dir(), ignore_errors=True)
+        shutil.rmtree("/run/llamafleet", ignore_errors=True)  # podman's settings for this machine
 
 
 def main() -> int:
