@@ -129,12 +129,18 @@ def answer(address: str, key_file: Path) -> None:
     console.say("")
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder that may be gone already; one that cannot be removed is an error, for it would stay unseen."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def down() -> None:
     """Remove the host and what belongs to it; the caches stay."""
     with console.phase("take the demo down"):
         if shutil.which("podman"):
             console.run([HOST_TOOL, "down", HOST])
-        shutil.rmtree(machine.cache_dir() / "demo", ignore_errors=True)
+        _remove(machine.cache_dir() / "demo")
 
 
 def clean() -> None:
@@ -149,8 +155,8 @@ def clean() -> None:
             if images:
                 console.run([PODMAN, "rmi", "--force", *sorted(set(images))], log=machine.cache_dir() / "images.log")
         machine.remove_packages()
-        shutil.rmtree(machine.cache_dir(), ignore_errors=True)
-        shutil.rmtree("/run/llamafleet", ignore_errors=True)  # podman's settings for this machine
+        _remove(machine.cache_dir())
+        _remove(Path("/run/llamafleet"))  # podman's settings for this machine
 
 
 def main() -> int:
