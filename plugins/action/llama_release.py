@@ -28,14 +28,16 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         self._vars = task_vars or {}
         arguments = {key: value for key, value in self._task.args.items() if key != "archive"}
-        fingerprint = str(arguments.get("fingerprint", ""))
+        fingerprint = str(arguments.get("fingerprint") or "")
         try:
+            if not fingerprint:
+                return {**result, **self._without_name(arguments)}
             answer = self._module(arguments)
             wanted = not answer.get("failed") and answer.get("needs_archive")
             # In check mode the artifact may still have to be built.
             if wanted and not self._task.check_mode:
                 answer = self._send(arguments, self._archive(arguments, fingerprint))
-            result.update(answer)
+            result.update(answer, fingerprint=fingerprint)
         except _artifact.ArtifactError as exc:
             # Returned and not raised: `failed_when` and `until` see it like any failure of the module.
             result.update(failed=True, changed=False, msg=str(exc))
@@ -43,6 +45,16 @@ class ActionModule(ActionBase):
             self._remove_tmp_path(self._connection._shell.tmpdir)
         result.pop("needs_archive", None)
         return result
+
+    def _without_name(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A bare host has no compiler in check mode, and the compiler's version is part of a release's name."""
+        if not self._task.check_mode:
+            raise _artifact.ArtifactError(
+                "no fingerprint is given, so there is no release to install: run the role llama_build on this host"
+                " first, or name one (llama_install_fingerprint)"
+            )
+        root = arguments.get("root") or "/opt/llamafleet"
+        return {"changed": True, "msg": f"A release would be built and installed below {root}."}
 
     def _module(self, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(

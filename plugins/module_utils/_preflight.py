@@ -135,6 +135,20 @@ def gather(tree: Tree) -> dict[str, Any]:
     }
 
 
+def platform_facts(tree: Tree) -> dict[str, str]:
+    """The facts of the platform by the names and with the values of ansible.builtin.setup; none where it is no Fedora."""
+    facts = gather(tree)
+    version = facts["os"].get("VERSION_ID", "")
+    if facts["os"].get("ID") != "fedora" or not version.isdigit() or not facts["machine"]:
+        return {}
+    return {
+        "architecture": facts["machine"],
+        "distribution": "Fedora",
+        "distribution_version": version,
+        "distribution_major_version": version,
+    }
+
+
 def secure_boot(tree: Tree) -> bool | None:
     """Return whether the firmware enforces signatures; None on a machine without UEFI variables."""
     try:

@@ -22,7 +22,10 @@ description:
   - A release is never written over and never removed while a process runs from it.
 options:
   fingerprint:
-    description: Name of the build.
+    description:
+      - Name of the build.
+      - An empty one is refused. In check mode it predicts a change, because a host without compilers cannot name the
+        build that it would make.
     type: str
     required: true
   src:
@@ -80,6 +83,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fingerprint:
+  description: Name of the build.
+  type: str
+  returned: success
 release:
   description: Folder of the release.
   type: str

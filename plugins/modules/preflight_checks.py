@@ -164,13 +164,25 @@ hardware:
   returned: always
   type: dict
 ansible_facts:
-  description: The same hardware, as a fact.
+  description: The same hardware, as a fact, with the facts of the platform that the other roles need.
   returned: when the host is not refused
   type: dict
   contains:
     llamafleet_hardware:
       description: What M(llamafleet.turboquant.gpu_info) returns.
       type: dict
+    architecture:
+      description: Of the processor, as M(ansible.builtin.setup) calls it; so no later task need gather it.
+      type: str
+    distribution:
+      description: As M(ansible.builtin.setup) calls it.
+      type: str
+    distribution_version:
+      description: As M(ansible.builtin.setup) calls it.
+      type: str
+    distribution_major_version:
+      description: As M(ansible.builtin.setup) calls it.
+      type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -254,7 +266,8 @@ def main() -> None:
     for finding in findings:
         if finding["severity"] == _preflight.WARNING:
             module.warn(f"{finding['message']} [{finding['source']}]")
-    module.exit_json(msg=text, ansible_facts={"llamafleet_hardware": hardware}, **result)
+    facts = {"llamafleet_hardware": hardware, **_preflight.platform_facts(Tree(root))}
+    module.exit_json(msg=text, ansible_facts=facts, **result)
 
 
 if __name__ == "__main__":

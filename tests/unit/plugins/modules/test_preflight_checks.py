@@ -51,6 +51,17 @@ def test_a_warning_passes_and_the_hardware_is_a_fact(run):
     assert result["changed"] is False
 
 
+def test_the_platform_is_a_fact_by_the_names_of_setup(run):
+    facts = run(backends=["cuda"])["ansible_facts"]
+    del facts["llamafleet_hardware"]
+    assert facts == {
+        "architecture": "x86_64",
+        "distribution": "Fedora",
+        "distribution_version": "42",
+        "distribution_major_version": "42",
+    }
+
+
 def test_strict_refuses_it(run):
     result = run(backends=["cuda"], strict=True)
     assert result["failed"]
