@@ -136,7 +136,7 @@ def gather(tree: Tree) -> dict[str, Any]:
 
 
 def platform_facts(tree: Tree) -> dict[str, str]:
-    """The facts of the platform by the names and with the values of ansible.builtin.setup; none where it is no Fedora."""
+    """The facts of the platform as ansible.builtin.setup names them; none where it is no Fedora."""
     facts = gather(tree)
     version = facts["os"].get("VERSION_ID", "")
     if facts["os"].get("ID") != "fedora" or not version.isdigit() or not facts["machine"]:
