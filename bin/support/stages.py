@@ -366,12 +366,13 @@ def demo(tally: Tally) -> None:
 
 
 def bench(tally: Tally) -> None:
-    """Time what is promised: a header's reading, rows predicted per second, the plan of a thousand hosts."""
+    """Time what is promised: a header's reading, rows predicted per second, the plan of a fleet, a converged run."""
     copied = tree.copy()
     for name, *promise in (
         ("bench_header", "--limit", "0.3"),
         ("bench_memory", "--least", "2000"),
         ("bench_plan_fleet", "--limit", "60"),
+        ("bench_site", "--most", "40"),
     ):
         tally.check(name, [sys.executable, f"tests/bench/{name}.py", *promise], cwd=copied, env=_environment())
 

@@ -16,7 +16,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _builds, _hardware, _plan
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _builds, _gtt, _hardware, _plan
 from ansible_collections.llamafleet.turboquant.plugins.modules.gguf_info import make_opener
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils import _plan_page
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils._plan_headers import Headers
@@ -102,7 +102,7 @@ def host_of(name: str, hostvars: Any, offline: bool) -> _plan.Host | None:
             build=build_of(variables),
             backends=backends,
             choice=_choice(variables),
-            notes=_notes(variables, offline, devices, backends),
+            notes=_notes(variables, offline, devices, backends) + _gtt_notes(variables, offline),
             problem=problem,
         )
     except (AnsibleError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -131,7 +131,7 @@ def _notes(variables: Mapping[str, Any], offline: bool, devices: list[dict[str, 
             f" {', '.join(device['name'] for device in devices)}"
         )
     if not offline:
-        problems = _plan.plain((variables.get("__plan_gpu_info") or {}).get("problems") or [])
+        problems = (hardware_of(variables) or {}).get("problems") or []
         notes += [str(problem["message"]) for problem in problems]
     return notes
 
@@ -180,11 +180,76 @@ def _machine(
             return [], None, "offline, and neither plan_devices nor plan_ram_gib say what this host has"
         ram_bytes = None if ram is None else _plan.to_bytes(_plan.plain(ram), "gib", "plan_ram_gib")
         return _plan.declared_devices(_plan.plain(declared or [])), ram_bytes, ""
-    info = _plan.plain(variables.get("__plan_gpu_info"))
+    info = hardware_of(variables)
     if not isinstance(info, dict) or info.get("failed") or "gpus" not in info:
         said = f": {info['msg']}" if isinstance(info, dict) and info.get("msg") else ""
         return [], None, f"its hardware could not be read{said}"
-    return devices_found(info, backends), info["memory"].get("ram_total_bytes"), ""
+    return devices_found(_after_reboot(variables, info), backends), info["memory"].get("ram_total_bytes"), ""
+
+
+def hardware_of(variables: Mapping[str, Any]) -> Any:
+    """What gpu_info has found on a host: read by plan.yml, or a fact of preflight."""
+    found = _plan.plain(variables.get("__plan_gpu_info") or {})
+    if isinstance(found, dict) and "gpus" in found:
+        return found
+    return _plan.plain((variables.get("ansible_facts") or {}).get("llamafleet_hardware")) or found
+
+
+def gtt_to_come(variables: Mapping[str, Any], info: Mapping[str, Any]) -> int | None:
+    """The limit in bytes that the role gtt_memory will set on a host of its group; None where the present one stays."""
+    if "gtt_memory" not in (variables.get("group_names") or []) or variables.get("gtt_memory_state") == "absent":
+        return None
+    if _gtt.limit_now(info) is None:
+        return None
+    wanted = (_plan.plain(variables.get(f"gtt_memory_{name}", "auto")) for name in ("gib", "reserve_gib"))
+    return _gtt.limit_to_come(info, *wanted)
+
+
+def _after_reboot(variables: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, Any]:
+    limit = gtt_to_come(variables, info)
+    return info if limit is None else _gtt.with_limit(info, limit)
+
+
+def _gtt_notes(variables: Mapping[str, Any], offline: bool) -> list[str]:
+    info = None if offline else hardware_of(variables)
+    if not info or "gpus" not in info:
+        return []
+    limit, now = gtt_to_come(variables, info), _gtt.limit_now(info)
+    if limit is None or now is None or limit == now:
+        return []
+    text = (
+        f"planned with the {_plan.gib(limit)} that gtt_memory lets the GPU map after a reboot; now it maps"
+        f" {_plan.gib(now)}, and instances that need more are held back until then"
+    )
+    return [text]
+
+
+def by_host(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each host what the roles of site.yml take from the plan; all sizes in bytes."""
+    found = {}
+    for host in plan["hosts"]:
+        rows = [row for row in host["instances"] if row["state"] == "started" and "memory" in row]
+        memory = {device["name"]: device["needed_bytes"] for device in host["devices"] if device["needed_bytes"]}
+        needed = sum(row["memory"]["host"]["total"] for row in rows)
+        bad = [row for row in host["instances"] if row["verdict"] != _plan.FITS]
+        findings = [
+            {
+                "severity": "warning" if row["verdict"] == _plan.UNKNOWN else "refusal",
+                "message": f"instance {row['name']!r}: {row['verdict']}: {row['reason']}",
+            }
+            for row in bad
+        ]
+        if host["reason"]:
+            refused = host["verdict"] in (_plan.SHORT, _plan.REFUSED)
+            findings.append({"severity": "refusal" if refused else "warning", "message": host["reason"]})
+        found[host["name"]] = {
+            "verdict": host["verdict"],
+            "build": host["build"],
+            "memory": {**memory, **({"host": needed} if needed else {})},
+            "gtt_plan_bytes": sum(d["needed_bytes"] for d in host["devices"] if d.get("integrated")),
+            "findings": findings,
+        }
+    return found
 
 
 class ActionModule(ActionBase):
@@ -203,6 +268,7 @@ class ActionModule(ActionBase):
                 "refresh_headers": {"type": "bool", "default": False},
                 "html": {"type": "path"},
                 "json": {"type": "path"},
+                "refuse": {"type": "bool", "default": True},
                 "timeout": {"type": "int", "default": 30},
             }
         )
@@ -212,6 +278,8 @@ class ActionModule(ActionBase):
             host = host_of(name, hostvars, args["offline"])
             if host is not None:
                 hosts.append(host)
+        if not hosts and not args["refuse"]:
+            return {**result, "changed": False, "hosts": {}}
         if not hosts:
             return {
                 **result,
@@ -232,14 +300,24 @@ class ActionModule(ActionBase):
         result.update(
             changed=bool(changed),
             summary=plan["summary"],
+            hosts=self._by_host(plan, hostvars),
             failures=failures[:MAX_FAILURES],
             failure_count=len(failures),
             headers={"read": headers.read_now, "from_cache": headers.found},
         )
-        if failures:
+        if failures and args["refuse"]:
             more = f" (and {len(failures) - MAX_FAILURES} more, see plan.json)" if len(failures) > MAX_FAILURES else ""
             result.update(failed=True, msg="\n".join(failures[:MAX_FAILURES]) + more)
         return result
+
+    @staticmethod
+    def _by_host(plan: Mapping[str, Any], hostvars: Any) -> dict[str, dict[str, Any]]:
+        found = by_host(plan)
+        for name, entry in found.items():
+            info = None if plan["offline"] else hardware_of(hostvars[name])
+            limit = gtt_to_come(hostvars[name], info) if info and "gpus" in info else None
+            entry["gtt_bytes"] = limit or 0
+        return found
 
     @staticmethod
     def _json(plan: Mapping[str, Any]) -> str:

@@ -204,3 +204,44 @@ def gtt_budget(
         "kernel_args": kernel_args,
         "warnings": warnings,
     }
+
+
+def limit_to_come(info: Mapping[str, Any], gib: Any = "auto", reserve_gib: Any = "auto") -> int:
+    """Return the limit in bytes that the role gtt_memory gives a host, as gpu_info found it.
+
+    ``gib`` and ``reserve_gib`` are the role's variables. For ``plan`` it is the most that the host can give: the plan
+    decides then how much of it is taken. Raises ValueError where the role would refuse.
+    """
+    ram = info["memory"]["ram_total_bytes"]
+    reserve = None if str(reserve_gib) == "auto" else int(float(reserve_gib) * GIB)
+    most: int = gtt_budget(ram, reserve_bytes=reserve)["gtt_bytes"]
+    if str(gib) == "plan":
+        return most
+    if str(gib) != "auto":
+        return int(gtt_budget(ram, wanted_bytes=int(float(gib) * GIB), reserve_bytes=reserve)["gtt_bytes"])
+    # As the role does: a kernel that keeps a few MiB more or less for itself asks for no reboot.
+    words = _present_arguments((info.get("kernel") or {}).get("cmdline") or "")
+    running = words.get(PAGES_ARG, "0")
+    running_bytes = int(running) * PAGE_BYTES if running.isdigit() else 0
+    return running_bytes if most - 256 * MIB <= running_bytes <= most else most
+
+
+def with_limit(info: Mapping[str, Any], gtt_bytes: int) -> dict[str, Any]:
+    """Return what gpu_info will find once the kernel has been started with a limit."""
+    gpus = [
+        {**gpu, "gtt_total_bytes": gtt_bytes} if gpu.get("integrated") and gpu.get("vendor") == "amd" else dict(gpu)
+        for gpu in info["gpus"]
+    ]
+    memory = {**info["memory"], "gtt_limit_bytes": gtt_bytes, "ttm_pages_limit": gtt_bytes // PAGE_BYTES}
+    return {**info, "gpus": gpus, "memory": memory}
+
+
+def limit_now(info: Mapping[str, Any]) -> int | None:
+    """Return the limit in bytes that an AMD GPU without memory of its own has now; None where there is no such GPU."""
+    found = [
+        gpu["gtt_total_bytes"]
+        for gpu in info["gpus"]
+        if gpu.get("integrated") and gpu.get("vendor") == "amd" and gpu.get("gtt_total_bytes") is not None
+    ]
+    pages = info["memory"].get("ttm_pages_limit")
+    return min([max(found), *([pages * PAGE_BYTES] if pages else [])]) if found else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _known_builds
-from ansible_collections.llamafleet.turboquant.plugins.module_utils._gtt import default_reserve
+from ansible_collections.llamafleet.turboquant.plugins.module_utils._gtt import default_reserve, with_limit
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._hardware import (
     GIB,
     Tree,
@@ -108,6 +108,9 @@ class Wishes:
     builds: Sequence[str] = ()
     disk: Sequence[Mapping[str, Any]] = ()
     plan: Mapping[str, int] = field(default_factory=dict)
+    plan_findings: Sequence[Mapping[str, str]] = ()
+    gtt_bytes: int = 0
+    """What the role gtt_memory will let the GPU map; 0 where the present limit stays."""
 
 
 def os_release(text: str | None) -> dict[str, str]:
@@ -434,9 +437,19 @@ def check_cuda(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
 
 def check_plan(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
     """Compare what the planner wants on each device, and on the host, with what is there."""
+    found = [
+        Finding(
+            "plan_refused" if entry["severity"] == REFUSAL else "plan_unknown",
+            entry["severity"],
+            entry["message"],
+            "the plan",
+        )
+        for entry in wishes.plan_findings
+    ]
     if not wishes.plan:
-        return []
-    found: list[Finding] = []
+        return found
+    if wishes.gtt_bytes:
+        hardware = with_limit(hardware, wishes.gtt_bytes)
     ram = hardware["memory"]["ram_total_bytes"]
     try:
         usable = [
@@ -444,7 +457,8 @@ def check_plan(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
         ]
         devices = planning_devices(hardware, usable, reserve_bytes=0)
     except ValueError as exc:
-        return [Finding("memory_unknown", WARNING, f"the plan cannot be compared with the host: {exc}", "gpu_info")]
+        unknown = f"the plan cannot be compared with the host: {exc}"
+        return [*found, Finding("memory_unknown", WARNING, unknown, "gpu_info")]
     there = {device["name"]: device["total_bytes"] for device in devices}
     if ram is not None:
         there["host"] = ram

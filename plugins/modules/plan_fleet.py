@@ -61,6 +61,12 @@ options:
   json:
     description: Where to write the plan as data; not written when left out.
     type: path
+  refuse:
+    description:
+      - Whether the task fails when an instance does not fit, is refused or is not known. Without, a role judges each
+        host by RV(hosts), as C(site.yml) does.
+    type: bool
+    default: true
   timeout:
     description: Seconds without an answer after which a server of model files is given up.
     type: int
@@ -91,6 +97,30 @@ summary:
   type: dict
   sample: {hosts: 12, instances: 12, fits: 11, unknown: 0, does_not_fit: 1, refused: 0, warnings: 3,
            hosts_not_fitting: 1}
+hosts:
+  description: For each host with instances what other roles take from the plan.
+  returned: always
+  type: dict
+  contains:
+    verdict:
+      description: The worst verdict of its instances.
+      type: str
+    build:
+      description: The planner's name of the host's build.
+      type: str
+    memory:
+      description: What the started instances need, in bytes by device, C(host) for the RAM.
+      type: dict
+    gtt_plan_bytes:
+      description: What they need of a GPU that shares the RAM, in bytes.
+      type: int
+    gtt_bytes:
+      description: Limit that the role gtt_memory will set, in bytes; 0 where it sets none.
+      type: int
+    findings:
+      description: What does not fit, is refused (C(severity) V(refusal)) or is not known (V(warning)), in words.
+      type: list
+      elements: dict
 failures:
   description: A sentence for each instance that does not fit, is refused or is not known; the first twenty.
   returned: when there was something to plan

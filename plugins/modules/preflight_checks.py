@@ -103,6 +103,27 @@ options:
         C(memory_budget) predicts it. Empty leaves the comparison out.
     type: dict
     default: {}
+  plan_findings:
+    description: What M(llamafleet.turboquant.plan_fleet) says against the instances of this host.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      severity:
+        description: V(refusal) for what does not fit or would not start, V(warning) for what cannot be planned.
+        type: str
+        choices: [refusal, warning]
+        required: true
+      message:
+        description: The sentence.
+        type: str
+        required: true
+  gtt_bytes:
+    description:
+      - RAM in bytes that the GPU of an APU may map after the role P(llamafleet.turboquant.gtt_memory#role) and a
+        reboot. The plan is compared with it in place of the present limit. V(0) where that stays.
+    type: int
+    default: 0
   timeout:
     description: Seconds that vendors' programs may take together, as in M(llamafleet.turboquant.gpu_info).
     type: float
@@ -225,6 +246,16 @@ def main() -> None:
                 "options": {"name": {"type": "str", "required": True}, "bytes": {"type": "int", "required": True}},
             },
             "plan": {"type": "dict", "default": {}},
+            "plan_findings": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "severity": {"type": "str", "required": True, "choices": ["refusal", "warning"]},
+                    "message": {"type": "str", "required": True},
+                },
+            },
+            "gtt_bytes": {"type": "int", "default": 0},
             "timeout": {"type": "float", "default": 1.5},
         },
         supports_check_mode=True,
@@ -257,6 +288,8 @@ def main() -> None:
         builds=given["builds"],
         disk=[*given["disk"], *models],
         plan=plan,
+        plan_findings=given["plan_findings"],
+        gtt_bytes=given["gtt_bytes"],
     )
     findings = _preflight.judge(Tree(root), hardware, wishes)
     text = _preflight.report(findings, given["strict"])

@@ -327,6 +327,63 @@ def test_a_host_is_planned_as_if_nothing_ran_on_it() -> None:
     assert [d["name"] for d in plan_fleet.devices_found(facts, ["vulkan"])] == ["Vulkan0"]
 
 
+def apu(**more: Any) -> dict[str, Any]:
+    found = gpu("0000:c5:00.0", True, ["rocm"], vram_total_bytes=GIB, vram_used_bytes=0, gtt_used_bytes=0)
+    memory = {"ram_total_bytes": 124 * GIB, "ram_available_bytes": 100 * GIB, "ttm_pages_limit": 62 * 2**18}
+    info = {
+        "gpus": [{**found, "gtt_total_bytes": 62 * GIB}],
+        "memory": {**memory, "gtt_limit_bytes": 62 * GIB},
+        "kernel": {"cmdline": "ro"},
+        "problems": [],
+    }
+    return {
+        "group_names": ["gtt_memory", "servers"],
+        "ansible_facts": {"llamafleet_hardware": info},
+        "llama_build_backends": ["rocm"],
+        "llama_server_instances": OPEN,
+        **more,
+    }
+
+
+def test_an_apu_before_its_reboot_is_planned_with_the_limit_to_come() -> None:
+    host = plan_fleet.host_of("a", {"a": apu(gtt_memory_gib=108)}, offline=False)
+    assert host is not None
+    assert not host.problem
+    assert [device["total_bytes"] for device in host.devices] == [108 * GIB]
+    assert any("planned with the 108.00 GiB" in note and "now it maps 62.00 GiB" in note for note in host.notes)
+    for other in ({"group_names": ["servers"]}, {"gtt_memory_state": "absent"}):
+        host = plan_fleet.host_of("a", {"a": apu(**other)}, offline=False)
+        assert host is not None
+        assert [device["total_bytes"] for device in host.devices] == [62 * GIB]
+        assert host.notes == []
+
+
+def test_what_the_role_would_refuse_is_said_of_the_host() -> None:
+    host = plan_fleet.host_of("a", {"a": apu(gtt_memory_gib=120)}, offline=False)
+    assert host is not None
+    assert "the host would freeze" in host.problem
+
+
+def test_what_site_takes_from_the_plan() -> None:
+    row = {"name": "x", "state": "started", "verdict": _plan.FITS, "reason": "", "memory": {"host": {"total": 5}}}
+    short = {**row, "name": "y", "verdict": _plan.SHORT, "reason": "lacks 1 GiB"}
+    unread = {"name": "z", "state": "started", "verdict": _plan.UNKNOWN, "reason": "no header"}
+    devices = [
+        {"name": "CUDA0", "needed_bytes": 7, "integrated": False},
+        {"name": "ROCm0", "needed_bytes": 9, "integrated": True},
+        {"name": "CUDA1", "needed_bytes": 0, "integrated": False},
+    ]
+    rows = [row, short, unread]
+    host = {"name": "a", "build": FORK, "verdict": _plan.SHORT, "reason": "", "devices": devices, "instances": rows}
+    found = plan_fleet.by_host({"hosts": [host]})["a"]
+    assert found["memory"] == {"CUDA0": 7, "ROCm0": 9, "host": 10}
+    assert found["gtt_plan_bytes"] == 9
+    assert found["findings"] == [
+        {"severity": "refusal", "message": "instance 'y': does not fit: lacks 1 GiB"},
+        {"severity": "warning", "message": "instance 'z': unknown: no header"},
+    ]
+
+
 def test_the_printed_table_has_all_columns() -> None:
     assert _plan.COLUMNS == (
         "host", "instance", "device", "model", "context", "K/V", "weights", "KV", "compute", "free", "verdict",

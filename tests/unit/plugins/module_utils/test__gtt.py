@@ -157,3 +157,50 @@ def test_what_is_returned_agrees_with_itself_and_leaves_the_reserve(ram, reserve
         assert budget["gtt_bytes"] > ram - kept - MIB
     else:
         assert wanted - MIB < budget["gtt_bytes"] < wanted + MIB
+
+
+APU = {
+    "gpus": [
+        {"name": "8060S", "vendor": "amd", "integrated": True, "gtt_total_bytes": 62 * _gtt.GIB},
+        {"name": "XTX", "vendor": "amd", "integrated": False, "gtt_total_bytes": 62 * _gtt.GIB},
+    ],
+    "memory": {"ram_total_bytes": 124 * _gtt.GIB, "ttm_pages_limit": 62 * 2**18, "gtt_limit_bytes": 62 * _gtt.GIB},
+    "kernel": {"cmdline": "ro quiet"},
+}
+
+
+@pytest.mark.parametrize(
+    ("gib", "reserve", "running_mib", "expected_mib"),
+    [
+        ("auto", "auto", 0, 114278),
+        ("plan", "auto", 0, 114278),
+        ("auto", 24, 0, 100 * 1024),
+        (96, "auto", 0, 96 * 1024),
+        ("96.5", "auto", 0, 96.5 * 1024),
+        # What the kernel has been started with is near enough.
+        ("auto", "auto", 114278 - 256, 114278 - 256),
+        ("auto", "auto", 114278 - 257, 114278),
+        ("auto", "auto", 114279, 114278),
+    ],
+)
+def test_the_limit_that_the_role_will_set(gib, reserve, running_mib, expected_mib):
+    cmdline = f"ro ttm.pages_limit={running_mib * 256}" if running_mib else "ro"
+    info = {**APU, "kernel": {"cmdline": cmdline}}
+    assert _gtt.limit_to_come(info, gib, reserve) == expected_mib * _gtt.MIB
+
+
+def test_a_limit_that_the_role_would_refuse_is_refused():
+    with pytest.raises(ValueError, match="the host would freeze"):
+        _gtt.limit_to_come(APU, 120)
+
+
+def test_what_will_be_found_after_the_reboot():
+    after = _gtt.with_limit(APU, 108 * _gtt.GIB)
+    assert [gpu["gtt_total_bytes"] // _gtt.GIB for gpu in after["gpus"]] == [108, 62]
+    assert after["memory"]["ttm_pages_limit"] == 108 * 2**18
+    assert _gtt.limit_now(after) == 108 * _gtt.GIB
+    assert _gtt.limit_now(APU) == 62 * _gtt.GIB
+    assert APU["gpus"][0]["gtt_total_bytes"] == 62 * _gtt.GIB
+    # TTM's own limit holds, whatever the driver promises.
+    assert _gtt.limit_now({**after, "memory": {**after["memory"], "ttm_pages_limit": 2**18}}) == _gtt.GIB
+    assert _gtt.limit_now({**APU, "gpus": APU["gpus"][1:]}) is None

@@ -196,6 +196,30 @@ def test_memory_against_the_plan(tmp_path, name, backends, plan, expected, words
     assert words in (findings[0]["message"] if findings else "")
 
 
+def test_an_apu_before_its_reboot_is_compared_with_the_limit_to_come(tmp_path):
+    # The kernel's default: half of the RAM.
+    half = {
+        "/sys/module/ttm/parameters/pages_limit": "15887307\n",
+        "/sys/bus/pci/devices/0000:c6:00.0/mem_info_gtt_total": "65074409472\n",
+    }
+    host = Host(tmp_path, "strix_halo_128", half)
+    plan = {"ROCm0": 100 * GIB}
+    now = host.judge(backends=["rocm"], plan=plan)
+    assert named(now)["memory_short"] == "refusal"
+    assert "memory_short" not in named(host.judge(backends=["rocm"], plan=plan, gtt_bytes=108 * GIB))
+    assert "memory_short" in named(host.judge(backends=["rocm"], plan=plan, gtt_bytes=99 * GIB))
+
+
+def test_what_the_plan_says_is_reported_with_all_else(tmp_path):
+    said = [
+        {"severity": "refusal", "message": "instance 'chat': refused: f16/q8_0 aborts"},
+        {"severity": "warning", "message": "instance 'code': unknown: the header cannot be read"},
+    ]
+    findings = Host(tmp_path, "rtx_4090").judge(backends=["cuda"], plan={"CUDA1": GIB}, plan_findings=said)
+    assert named(findings) == {"plan_refused": "refusal", "device_missing": "refusal", "plan_unknown": "warning"}
+    assert message(findings, "plan_refused") == said[0]["message"]
+
+
 def test_a_plan_for_a_host_whose_memory_is_unknown_is_a_warning(tmp_path):
     host = Host(tmp_path, "rtx_4090", {"/.captured/nvidia-smi": "01:00.0, RTX, [N/A], [N/A], 8.9\n"})
     assert named(host.judge(backends=["cuda"], plan={"CUDA0": GIB}))["memory_unknown"] == "warning"
