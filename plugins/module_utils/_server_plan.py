@@ -17,6 +17,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _fit,
     _gguf,
     _gguf_source,
+    _gtt,
     _hardware,
     _memory,
 )
@@ -112,14 +113,22 @@ def read_header(path: str, build: str) -> dict[str, Any]:
     return model
 
 
-def host_devices(item: dict[str, Any], listed: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """The instance's devices with their memory; None where the memory of one of them cannot be known."""
+def host_devices(
+    item: dict[str, Any], listed: list[dict[str, Any]] | None, gtt_bytes: int = 0
+) -> list[dict[str, Any]] | None:
+    """The instance's devices with their memory in bytes; None where that of one of them cannot be known.
+
+    ``gtt_bytes`` is the limit with which a GPU that shares the RAM is taken; 0 for the one that it has now.
+    """
     names = [name for name in item["devices"] if name != "none"]
     if not names:
         return []
     if listed is None:
         try:
-            listed = _hardware.planning_devices(_hardware.read_hardware(), [item["backend"]])
+            hardware = _hardware.read_hardware()
+            if gtt_bytes:
+                hardware = _gtt.with_limit(hardware, gtt_bytes)
+            listed = _hardware.planning_devices(hardware, [item["backend"]])
         except (KeyError, ValueError):
             return None
     known = {str(device["name"]): _in_bytes(device) for device in listed}
@@ -151,16 +160,26 @@ def _total(part: dict[str, int]) -> int:
 class Planner:
     """Plans instance after instance; what one takes is not there for the next."""
 
-    def __init__(self, build: str, devices: list[dict[str, Any]] | None, used: dict[str, dict[str, int]]) -> None:
+    def __init__(
+        self,
+        build: str,
+        devices: list[dict[str, Any]] | None,
+        used: dict[str, dict[str, int]],
+        gtt_bytes: int = 0,
+    ) -> None:
         # used: what the instances that run now hold on each device, by their names. It comes back when they are
         # planned again, so that a converged host is not full of itself.
         self.build = build
         self.listed = devices
         self.used = used
+        # gtt_bytes: what a GPU that shares the RAM may map after a reboot that is still to come, 0 where none is.
+        self.gtt_bytes = gtt_bytes
         self.taken: dict[str, int] = {}
+        # What those instances take that need not wait for that reboot.
+        self.starting: dict[str, int] = {}
 
     def _devices(self, item: dict[str, Any]) -> list[dict[str, Any]] | None:
-        devices = host_devices(item, self.listed)
+        devices = host_devices(item, self.listed, self.gtt_bytes)
         if devices is None:
             return None
         for device in devices:
@@ -211,6 +230,27 @@ class Planner:
             "build": self.build,
             "warnings": budget["warnings"],
         }
+
+    def waits(self, item: dict[str, Any], predicted: dict[str, Any]) -> str:
+        """Why a planned instance has to wait for the reboot that brings the new limit; empty where it need not."""
+        if not self.gtt_bytes or self.listed is not None:
+            return ""
+        room = {}
+        for device in host_devices(item, None) or []:
+            own = sum(held.get(device["name"], 0) for held in self.used.values())
+            free = min(device["total_bytes"], device["free_bytes"] + own) - self.starting.get(device["name"], 0)
+            need = predicted["devices"].get(device["name"], 0)
+            if need > free:
+                has, will = _gtt.human_gib(max(0, free)), _gtt.human_gib(self.gtt_bytes)
+                return (
+                    f"instance {item['name']!r} is held back: it needs {_gtt.human_gib(need)} of {device['name']}, and"
+                    f" {has} are there for it until the GPU may map {will}, after a reboot: run playbooks/reboot.yml,"
+                    " then site.yml again"
+                )
+            room[device["name"]] = need
+        for name, need in room.items():
+            self.starting[name] = self.starting.get(name, 0) + need
+        return ""
 
     def _nearest(
         self,

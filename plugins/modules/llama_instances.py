@@ -391,6 +391,13 @@ options:
   plan_ram_bytes:
     description: Memory of the host that the instances may take together. Most of what the machine has unless set.
     type: int
+  gtt_pending_bytes:
+    description:
+      - RAM in bytes that the GPU of an APU may map after a reboot that is still to come. Instances are planned with it,
+        and those that do not fit into the present limit are held back until then. The others are started. V(0) where no
+        reboot is due.
+    type: int
+    default: 0
   tolerance:
     description:
       - How far all buffers together may be from the prediction, as a fraction. The caches may not differ at all.
@@ -665,6 +672,8 @@ class Worker:
         self.check = module.check_mode
         self.release = Path(self.params["release"]).resolve()
         self.removed: list[str] = []
+        # Instances that wait for a reboot, and why.
+        self.held: dict[str, str] = {}
         self.diffs: list[dict[str, str]] = []
 
     # -- small helpers
@@ -842,7 +851,7 @@ class Worker:
             self.check_port(item, pids)
             result.append(item)
         self.plan(result)
-        return [self.render(item, options, listed) for item in result]
+        return [self.render(item, options, listed) for item in result if item["name"] not in self.held]
 
     def plan(self, items: list[dict[str, Any]]) -> None:
         """Predict the instances' memory and choose what is left to the plan."""
@@ -866,7 +875,7 @@ class Worker:
         ram = self.params["plan_ram_bytes"]
         if ram is None:
             ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
-        planner = _server_plan.Planner(build, self.params["plan_devices"], used)
+        planner = _server_plan.Planner(build, self.params["plan_devices"], used, self.params["gtt_pending_bytes"])
 
         def automatic(item: dict[str, Any]) -> bool:
             return "auto" in (item["ctx_size"], item["cache_type_k"], item["cache_type_v"])
@@ -887,6 +896,10 @@ class Worker:
                 item["predicted"] = planner.plan(item, ram)
             except _server_plan.PlanError as exc:
                 raise Failure(str(exc)) from exc
+            why = planner.waits(item, item["predicted"]) if item["predicted"] is not None else ""
+            if why:
+                self.held[item["name"]] = why
+                self.module.warn(why)
 
     def refuse_auto(self, item: dict[str, Any], why: str) -> None:
         for key in ("ctx_size", "cache_type_k", "cache_type_v"):
@@ -1286,7 +1299,7 @@ class Worker:
                 problems += seen["problems"]
                 row["gate"] = {key: value for key, value in seen.items() if key != "measured"}
             rows.append({**row, "problems": problems})
-        foreign = sorted(set(self.managed()) - {instance.name for instance in instances})
+        foreign = sorted(set(self.managed()) - {instance.name for instance in instances} - set(self.held))
         rows += [{"name": name, "action": "unchanged", "problems": ["is not in the inventory"]} for name in foreign]
         return {"changed": False, "instances": rows, "release": str(self.release)}
 
@@ -1297,7 +1310,7 @@ class Worker:
                 self.compare(instance)
             return self.inspect(instances)
         managed = self.managed()
-        keep = {instance.name for instance in instances}
+        keep = {instance.name for instance in instances} | set(self.held)
         for instance in instances:
             self.compare(instance)
         changed = bool(instances) and self.install_probe()
@@ -1308,6 +1321,10 @@ class Worker:
             self.remove(name)
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
         result = [self.row(instance) for instance in instances]
+        result += [
+            {"name": name, "action": "unchanged", "state": "held back", "reasons": [why]}
+            for name, why in sorted(self.held.items())
+        ]
         result += [{"name": name, "action": "removed"} for name in self.removed]
         return {"changed": changed, "instances": result, "diff": self.diffs, "release": str(self.release)}
 
@@ -1380,6 +1397,7 @@ def main() -> None:
             "build": {"type": "str", "default": "auto"},
             "plan_devices": {"type": "list", "elements": "dict"},
             "plan_ram_bytes": {"type": "int"},
+            "gtt_pending_bytes": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )

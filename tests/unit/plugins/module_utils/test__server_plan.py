@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_instance
@@ -129,3 +130,81 @@ def test_the_build_is_known_by_its_manifest(tmp_path, manifest, build):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert plan.build_of(tmp_path) == build
     assert plan.build_of(tmp_path / "none") is None
+
+
+def apu(limit_gib):
+    """What gpu_info finds on an APU with 124 GiB whose kernel was started with a limit."""
+    gpu = {
+        "name": "8060S",
+        "vendor": "amd",
+        "pci_address": "0000:c6:00.0",
+        "integrated": True,
+        "backends": ["rocm"],
+        "vram_total_bytes": GIB,
+        "vram_used_bytes": 0,
+        "gtt_total_bytes": limit_gib * GIB,
+        "gtt_used_bytes": 0,
+    }
+    memory = {"ram_total_bytes": 124 * GIB, "ram_available_bytes": 120 * GIB, "ttm_pages_limit": limit_gib * 2**18}
+    return {"gpus": [gpu], "memory": memory}
+
+
+@pytest.fixture
+def waiting(gemma, monkeypatch):
+    """Return a function that plans instances on a host that waits for the reboot from 40 to 108 GiB."""
+    monkeypatch.setattr(plan._hardware, "read_hardware", lambda: apu(40))
+
+    def call(items, pending=108 * GIB, used=None, now=40):
+        monkeypatch.setattr(plan._hardware, "read_hardware", lambda: apu(now))
+        planner = plan.Planner(BUILD, None, used or {}, pending)
+        return [planner.waits(one, planner.plan(one, 124 * GIB)) for one in items]
+
+    return call
+
+
+def test_only_what_needs_the_new_limit_is_held_back(waiting):
+    # About 17 GiB each: two fit into the 40 GiB of now, the third has to wait.
+    said = waiting([item(name=name, backend="rocm", devices=["ROCm0"]) for name in ("a", "b", "c")])
+    assert said[:2] == ["", ""]
+    assert said[2].startswith("instance 'c' is held back: it needs ")
+    for words in ("of ROCm0", "until the GPU may map 108 GiB", "playbooks/reboot.yml"):
+        assert words in said[2]
+
+
+def test_auto_is_planned_with_the_new_limit_as_the_plan_says(waiting):
+    wanted = item(
+        backend="rocm", devices=["ROCm0"], ctx_size="auto", cache_type_k="f16", cache_type_v="f16", parallel=8
+    )
+    said = waiting([wanted, item(name="b", backend="rocm", devices=["ROCm0"])], now=20)
+    assert wanted["ctx_size"] == 262144
+    assert "is held back" in said[0]
+    assert said[1] == ""
+
+
+def test_nothing_waits_where_no_reboot_is_due(waiting):
+    assert waiting([item(backend="rocm", devices=["ROCm0"])], pending=0) == [""]
+
+
+def test_what_an_instance_holds_already_is_its_own(waiting):
+    one = item(backend="rocm", devices=["ROCm0"])
+    assert waiting([one], used={"a": {"ROCm0": 17 * GIB}}) == [""]
+
+
+def test_the_module_leaves_out_what_waits_and_goes_on_with_the_rest(waiting, monkeypatch):
+    warned = []
+    params = {
+        "release": "/opt/llamafleet/current",
+        "build": BUILD,
+        "plan": True,
+        "plan_devices": None,
+        "plan_ram_bytes": 124 * GIB,
+        "gtt_pending_bytes": 108 * GIB,
+    }
+    module = SimpleNamespace(check_mode=True, params=params, warn=warned.append)
+    monkeypatch.setattr(llama_instances.Worker, "bare", lambda self: True)
+    monkeypatch.setattr(llama_instances, "choice_key", lambda *words: "key")
+    monkeypatch.setattr(llama_instances.Path, "is_file", lambda self: True)
+    worker = llama_instances.Worker(module)
+    worker.plan([item(name=name, backend="rocm", devices=["ROCm0"]) for name in ("a", "b", "c")])
+    assert list(worker.held) == ["c"]
+    assert warned == [worker.held["c"]]
