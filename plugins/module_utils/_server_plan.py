@@ -20,6 +20,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _gtt,
     _hardware,
     _memory,
+    _plan,
 )
 
 MIB = 1 << 20
@@ -187,6 +188,34 @@ class Planner:
             free = min(device["total_bytes"], device["free_bytes"] + own)
             device["free_bytes"] = max(0, free - self.taken.get(device["name"], 0))
         return devices
+
+    def choose(self, items: list[dict[str, Any]], ram_bytes: int | None) -> None:
+        """Fill in what is ``auto`` as the plan of the fleet does: instances that share a device share what is left.
+
+        ``ram_bytes`` is all that the host has. What finds no place stays ``auto``, and plan() says why.
+        """
+        known: dict[str, dict[str, Any]] = {}
+        instances = []
+        for item in items:
+            devices = self._devices(item)
+            if devices is not None:
+                known.update({device["name"]: device for device in devices})
+                instances.append(item)
+        paths = {item["model"]: item["model_path"] for item in instances}
+        paths.update({item["mmproj"]: item["mmproj_path"] for item in instances if item.get("mmproj_path")})
+        host = _plan.Host(
+            name="",
+            instances=instances,
+            files={name: {"name": name, "path": path} for name, path in paths.items()},
+            devices=list(known.values()),
+            ram_bytes=ram_bytes,
+            build=self.build,
+            backends=None,
+        )
+        rows = _plan.plan_host(host, lambda entry: {"model": read_header(entry["path"], self.build), "checks": []})
+        for item, row in zip(instances, rows["instances"]):
+            if row["verdict"] == _plan.FITS:
+                item.update({key: row["options"][key] for key in row["auto"]})
 
     def plan(self, item: dict[str, Any], ram_bytes: int | None) -> dict[str, Any] | None:
         """Fill in `auto`, refuse what does not run, and return the prediction; None where none can be made."""

@@ -873,13 +873,16 @@ class Worker:
             if shown.get("ActiveState") == "active":
                 used[item["name"]] = predicted.get("devices") or {}
         ram = self.params["plan_ram_bytes"]
+        # The plan keeps a part of all the memory for the system.
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if ram is None else ram * 10 // 9
         if ram is None:
-            ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+            ram = whole * 9 // 10
         planner = _server_plan.Planner(build, self.params["plan_devices"], used, self.params["gtt_pending_bytes"])
 
         def automatic(item: dict[str, Any]) -> bool:
             return "auto" in (item["ctx_size"], item["cache_type_k"], item["cache_type_v"])
 
+        ready = []
         # What is fixed goes first, so that auto takes what remains and not what another one needs.
         for item in sorted(items, key=automatic):
             if item["state"] != "started":
@@ -892,6 +895,13 @@ class Worker:
             if automatic(item) and item["chosen"].get("key") == item["choice_key"]:
                 # The same question was answered before: what is free at this moment changes no running server.
                 item.update(item["chosen"]["settings"])
+            ready.append(item)
+        try:
+            if any(automatic(item) for item in ready):
+                planner.choose(ready, whole)
+        except _server_plan.PlanError as exc:
+            raise Failure(str(exc)) from exc
+        for item in ready:
             try:
                 item["predicted"] = planner.plan(item, ram)
             except _server_plan.PlanError as exc:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_instance
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _plan, _server_instance
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_plan as plan
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 
@@ -22,7 +22,7 @@ HEADER = Path(__file__).parents[3] / "data" / "oracle" / "models" / "gemma4-26b-
 @pytest.fixture
 def gemma(monkeypatch):
     with gzip.open(HEADER, "rt", encoding="utf-8") as handle:
-        header = json.load(handle)
+        header = {"file_bytes": 17 * 10**9, "header_bytes": 16 * 10**6, **json.load(handle)}
     monkeypatch.setattr(plan, "read_header", lambda path, build: header)
     return header
 
@@ -208,3 +208,33 @@ def test_the_module_leaves_out_what_waits_and_goes_on_with_the_rest(waiting, mon
     worker.plan([item(name=name, backend="rocm", devices=["ROCm0"]) for name in ("a", "b", "c")])
     assert list(worker.held) == ["c"]
     assert warned == [worker.held["c"]]
+
+
+OPEN = {"ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"}
+
+
+@pytest.mark.parametrize("gib", [40.0, 44.0, 60.0])
+def test_two_automatic_instances_get_what_the_plan_of_the_fleet_says(gemma, gib):
+    """One place chooses: what plan.yml shows for two that share a card is what the role starts."""
+    raws = [{"name": name, "model": "m.gguf", "backend": "cuda", **OPEN} for name in ("a", "b")]
+    size = int(gib * GIB)
+    devices = [{"name": "CUDA0", "backend": "cuda", "total_bytes": size, "free_bytes": size}]
+    files = {"m.gguf": {"name": "m.gguf"}}
+    host = _plan.Host("h", raws, files, devices, 124 * GIB, BUILD, ["cuda"])
+    rows = _plan.plan_host(host, lambda entry: {"model": gemma, "checks": []})["instances"]
+    planner = plan.Planner(BUILD, [card(gib)], {})
+    items = [item(**raw) for raw in raws]
+    planner.choose(items, 124 * GIB)
+    for row, one in zip(rows, items):
+        assert row["verdict"] == "fits"
+        assert {key: one[key] for key in OPEN} == {key: row["options"][key] for key in OPEN}
+        assert planner.plan(one, 124 * GIB) is not None
+
+
+def test_what_finds_no_place_is_left_open_and_refused_with_a_reason(gemma):
+    wanted = item(**OPEN)
+    planner = plan.Planner(BUILD, [card(12)], {})
+    planner.choose([wanted], 124 * GIB)
+    assert wanted["ctx_size"] == "auto"
+    with pytest.raises(plan.PlanError, match="instance 'a': "):
+        planner.plan(wanted, 124 * GIB)
