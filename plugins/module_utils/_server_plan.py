@@ -24,35 +24,6 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
 )
 
 MIB = 1 << 20
-# Options given by hand that move memory, by the planner's names for them.
-_SWITCHES = {
-    "--swa-full": ("swa_full", True),
-    "--cpu-moe": ("cpu_moe", True),
-    "-cmoe": ("cpu_moe", True),
-    "--no-kv-offload": ("kv_offload", False),
-    "-nkvo": ("kv_offload", False),
-    "--no-repack": ("repack", False),
-    "-nr": ("repack", False),
-    "--no-op-offload": ("op_offload", False),
-    "--no-host": ("no_host", True),
-    "--embedding": ("embeddings", True),
-    "--embeddings": ("embeddings", True),
-    "--no-mmproj-offload": ("mmproj_offload", False),
-}
-_VALUES = {
-    "--n-cpu-moe": "n_cpu_moe",
-    "-ncmoe": "n_cpu_moe",
-    "--override-tensor": "override_tensor",
-    "-ot": "override_tensor",
-    "--tensor-split": "tensor_split",
-    "-ts": "tensor_split",
-    "--split-mode": "split_mode",
-    "-sm": "split_mode",
-    "--main-gpu": "main_gpu",
-    "-mg": "main_gpu",
-    "--ctx-checkpoints": "ctx_checkpoints",
-    "-ctxcp": "ctx_checkpoints",
-}
 
 
 class PlanError(Exception):
@@ -74,30 +45,15 @@ def build_of(release: Path) -> str | None:
 
 
 def options_of(item: dict[str, Any]) -> dict[str, Any]:
-    """The instance in the words of memory_budget."""
-    options: dict[str, Any] = {
-        "ctx_size": item["ctx_size"],
-        "parallel": item["parallel"],
-        "cache_type_k": item["cache_type_k"],
-        "cache_type_v": item["cache_type_v"],
-        "flash_attn": item["flash_attn"],
-        "mmap": item["load_mode"] in ("", "auto", "mmap", "mmap+mlock"),
-        "cache_ram": item["cache_ram_mib"],
-        "fit": False,
-    }
-    for key in ("kv_unified", "batch_size", "ubatch_size", "n_gpu_layers"):
-        if item.get(key) is not None:
-            options[key] = item[key]
+    """The instance in the words of memory_budget, by the same rules as in the plan of the fleet."""
+    devices = [{"name": name} for name in item["devices"] if name != "none"]
+    try:
+        options = _plan.instance_options(item, devices)
+    except ValueError as exc:
+        raise PlanError(f"instance {item['name']!r}: {exc}") from exc
     mmproj = item.get("mmproj_path")
     if mmproj and Path(mmproj).is_file():
         options["mmproj_bytes"] = Path(mmproj).stat().st_size
-    words = [str(word) for word in item["extra_args"]]
-    for index, word in enumerate(words):
-        if word in _SWITCHES:
-            name, value = _SWITCHES[word]
-            options[name] = value
-        elif word in _VALUES and index + 1 < len(words):
-            options[_VALUES[word]] = words[index + 1]
     return {key: value for key, value in options.items() if value != "auto" or key == "flash_attn"}
 
 

@@ -105,7 +105,7 @@ def test_a_limit_below_what_the_server_holds_is_refused(gemma):
 
 def test_options_given_by_hand_count():
     options = plan.options_of(item(extra_args=["--n-cpu-moe", "4", "-nkvo", "--threads-http", "2"], load_mode="none"))
-    assert options["n_cpu_moe"] == "4"
+    assert options["n_cpu_moe"] == 4
     assert options["kv_offload"] is False
     assert options["mmap"] is False
     assert "threads_http" not in options
