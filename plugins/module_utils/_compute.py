@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _graphs
+from ansible_collections.llamafleet.turboquant.plugins.module_utils._cache_types import pad
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._hparams import HParams
 
 CPU_ALIGN = 32
@@ -44,16 +45,23 @@ class Compute(NamedTuple):
     bytes: dict[int, int]
     error: str
     warnings: list[str]
-    splits: int = 0
-    nodes: int = 0
 
 
-class _Known(NamedTuple):
-    """A result for some number of cells, and how far from there it holds."""
+class _Template(NamedTuple):
+    """The buffers of a graph for any number of tokens and cells."""
 
-    cells: int
-    layout: gg.Layout | None
-    compute: Compute
+    programs: tuple[gg.Program, ...]
+    aligns: tuple[int, ...]
+    # sizes that were compared with what a Vulkan device can bind: (size, that limit, whether it is larger)
+    judged: tuple[tuple[gg.Terms, int, bool], ...]
+    warning: str = ""
+    error: str = ""
+    only: tuple[int, ...] | None = None  # made of these numbers and for no others
+
+    def holds(self, known: tuple[int, ...]) -> bool:
+        if self.only is not None:
+            return known == self.only
+        return all((gg.evaluate(size, known) > limit) == larger for size, limit, larger in self.judged)
 
 
 def uses_alibi(h: HParams) -> bool:
@@ -84,9 +92,21 @@ _GET_ROWS = frozenset(["f16", "f32", "bf16", "i32", "q1_0", "q4_0", "q4_1", "q5_
 class _Support:
     """ggml_backend_cuda_device_supports_op (ggml-cuda.cu) for the operations of these graphs."""
 
-    def __init__(self, s: Setup) -> None:
+    def __init__(self, s: Setup, known: Sequence[int]) -> None:
         self.devices = s.placement.devices
         self.fa_unsupported = s.fa_unsupported
+        self.known = known
+        self.judged: dict[tuple[int, int], bool] = {}  # by size and limit: whether it is larger
+
+    def larger(self, size: int, limit: int) -> bool:
+        result = self.judged.get((size, limit))
+        if result is None:
+            result = gg.evaluate(gg.terms(size), self.known) > limit
+            self.judged[size, limit] = result
+        return result
+
+    def judgements(self) -> tuple[tuple[gg.Terms, int, bool], ...]:
+        return tuple((gg.terms(size), limit, larger) for (size, limit), larger in self.judged.items())
 
     def __call__(self, backend: int, t: gg.T) -> bool:
         device = self.devices[backend]
@@ -98,7 +118,8 @@ class _Support:
         if op == "flash_attn_ext":
             return int(t.name[6:]) not in self.fa_unsupported[backend]
         if not device.is_cuda and (
-            t.nbytes > device.storage_range or any(s.nbytes > device.storage_range for s in t.src)
+            self.larger(t.nbytes, device.storage_range)
+            or any(self.larger(s.nbytes, device.storage_range) for s in t.src)
         ):
             return False
         if op in ("mul_mat", "mul_mat_id"):
@@ -137,110 +158,180 @@ _ROTATION_VARIABLES = ("LLAMA_ATTN_ROT_DISABLE", "LLAMA_ATTN_ROT_K_OVERRIDE", "L
 
 
 def compute_buffers(s: Setup) -> Compute:
-    """Buffers of every device, from what is known of this model where that holds."""
-    c, o = s.context, s.options
-    cells = c.n_ctx_seq
+    """Buffers of every device: the graph is built once for all numbers of tokens and cells that do not change it."""
+    c, o, p = s.context, s.options, s.placement
+    memo = s.model.memo
+    tokens = pad(min(c.n_ctx, c.n_ubatch), c.n_seq)
+    # without recurrent states, slots that share a cache are only a number of tokens
+    n_seq = c.n_seq if c.n_stream > 1 or s.model.hparams.n_embd_r or not s.build.outputs_for_all_tokens else 1
+    # Small batches are not offloaded, and a dimension of 1 makes shapes equal that otherwise are not
+    free = tokens >= 32 and tokens > n_seq
+    known = gg.monomials(
+        tokens // n_seq if free else 0,
+        next((cache.cells for cache in s.caches if cache.kind == "base"), 0),
+        next((cache.cells for cache in s.caches if cache.kind == "swa"), 0),
+    )
     key = (
         "compute",
         s.build.name,
-        s.weights_key,
-        o["program"],
-        o["fit"] and len(s.placement.devices) > 1,
-        o["kv_offload"],
-        o["op_offload"],
-        o["split_mode"],
-        s.placement.offloads_all,
-        c.n_seq,
-        c.n_stream,
-        min(c.n_ctx, c.n_ubatch),
-        c.n_ctx_seq > (s.model.hparams.get("rope.scaling.original_context_length") or s.model.hparams.n_ctx_train),
+        _where(s),
+        tuple((d.backend, d.storage_range) for d in p.devices),
+        p.layers,
+        p.output,
+        p.offloads_all,
         s.flash_attn,
         s.v_trans,
-        tuple(s.fa_unsupported),
-        # a cache either has as many cells as the context or a fixed number
-        tuple((cache.form, 0 if cache.cells == cells else cache.cells) for cache in s.caches),
-        tuple(s.env.get(name) for name in _ROTATION_VARIABLES),
+        n_seq,
+        c.n_stream,
+        0 if free else tokens,
+        c.n_ctx_seq > (s.model.hparams.get("rope.scaling.original_context_length") or s.model.hparams.n_ctx_train),
+        tuple(s.env.get(name) for name in _ROTATION_VARIABLES) if s.env else (),
+        tuple(cache.form.shape for cache in s.caches) if _types_alike(s) else tuple(cache.form for cache in s.caches),
+        s.build.outputs_for_all_tokens or o["program"],
+        (
+            o["program"],
+            o["fit"] and len(p.devices) > 1,
+            o["op_offload"],
+            o["split_mode"],
+            _is_pipeline(s),
+            *s.fa_unsupported,
+        )
+        if p.devices
+        else (),
+        o["kv_offload"],
     )
-    memo = s.model.memo
-    known: list[_Known] = memo.setdefault(key, [])
-    for entry in known:
-        steps, rest = divmod(cells - entry.cells, 256)
-        if rest:
-            continue
-        layout = entry.layout
-        if layout is None:
-            if steps == 0:
-                return entry.compute
-        elif layout.low <= steps <= layout.high:
-            if steps == 0:
-                return entry.compute
-            return _result(layout, steps)
+    found: list[tuple[_Template, dict[Any, Compute]]] = memo.setdefault(key, [])
+    for template, results in found:
+        result = results.get(known)
+        if result is None and template.holds(known):
+            result = _result(s, template, known)
+            results[known] = result
+        if result is not None:
+            return result
     # a graph is thousands of objects that all live until the end: looking through them for garbage takes a third
     collecting = gc.isenabled()
     gc.disable()
     try:
-        layout, compute = _measure(s)
+        template = _measure(s, known, n_seq if free else 0)
     finally:
         if collecting:
             gc.enable()
-    known.append(_Known(cells, layout, compute))
-    return compute
+    result = _result(s, template, known)
+    found.append((template, {known: result}))
+    return result
 
 
-def _result(layout: gg.Layout, steps: int) -> Compute:
-    sizes = [size + slope * steps for size, slope in zip(layout.sizes, layout.slopes)]
+def _where(s: Setup) -> int:
+    """A number for where the weights lie: on which device or in RAM."""
+    memo = s.model.memo
+    number: int | None = memo.get(("where", s.weights_key))
+    if number is None:
+        places = tuple(x if isinstance(x, int) and x >= 0 else gg.CPU for x in s.weights.where.values())
+        number = memo.setdefault(("places", places), len(memo))
+        memo["where", s.weights_key] = number
+    return number
+
+
+def _types_alike(s: Setup) -> bool:
+    """Whether no cache is ever copied to another device, so that the sizes of its types do not matter."""
+    devices = s.placement.devices
+    if s.build.rotates_by_default or any(name in s.env for name in _ROTATION_VARIABLES):
+        return False
+    if not devices:
+        return True
+    if not s.options["kv_offload"] or not all(d.is_cuda for d in devices) or any(s.fa_unsupported):
+        return False
+    h, layers = s.model.hparams, s.placement.layers
+    if min(layers) < 0:
+        return False
+    # layers without a cache of their own may read one of another device
+    return bool(h.kv_from_start >= h.n_layer or min(layers) == max(layers))
+
+
+def _is_pipeline(s: Setup) -> bool:
+    """Pipeline parallelism (llama-context.cpp:316)."""
+    o = s.options
+    return bool(
+        len(s.placement.devices) > 1
+        and s.placement.offloads_all
+        and o["split_mode"] == "layer"
+        and o["kv_offload"]
+        and not o["override_tensor"]
+        and not o["cpu_moe"]
+        and not o["n_cpu_moe"]
+    )
+
+
+def _result(s: Setup, template: _Template, known: Sequence[int]) -> Compute:
+    if not template.programs:
+        return Compute(_estimate(s), template.error, [template.warning] if template.warning else [])
+    sizes = [program.peak(align, known) for program, align in zip(template.programs, template.aligns)]
     result = {i: size for i, size in enumerate(sizes[:-1]) if size}
     result[-1] = sizes[-1]
-    return Compute(result, "", [], layout.splits, layout.nodes)
+    return Compute(result, "", [])
 
 
-def _measure(s: Setup) -> tuple[gg.Layout | None, Compute]:
+def with_unknowns(s: Setup, n_seq: int) -> Setup:
+    """The setup with unknowns for the cells of its caches and, unless n_seq is 0, the tokens of n_seq sequences."""
+    cells = {"base": gg.BASE_CELLS, "swa": gg.SWA_CELLS}
+    context = s.context
+    if n_seq:
+        unknown = gg.TOKENS * n_seq
+        context = context._replace(n_ctx=unknown, n_ubatch=unknown, n_seq=n_seq)
+    return s._replace(context=context, caches=[cache.with_cells(cells[cache.kind]) for cache in s.caches])
+
+
+def _measure(s: Setup, known: Sequence[int], n_seq: int) -> _Template:
+    h = s.model.hparams
+    general = with_unknowns(s, n_seq)
+    support = _Support(s, known)
     try:
-        builder = _graphs.build(s)
-        if builder is None:
-            text = (
-                f"the graph of architecture {s.model.hparams.arch} is not modelled: its compute buffer is an estimate"
-            )
-            return None, Compute(_estimate(s), "", [text + " from above"])
-        larger = [cache.with_cells(cache.cells + 256 * (cache.cells == s.context.n_ctx_seq)) for cache in s.caches]
-        other = _graphs.build(s._replace(caches=larger))
+        if _graphs.is_known(h):
+            try:
+                return _lay_out_general(general, support)
+            except gg.NumbersNeededError:
+                return lay_out(s, support)._replace(only=tuple(known))
+        text = f"the graph of architecture {h.arch} is not modelled: its compute buffer is an estimate from above"
+        return _Template((), (), (), warning=text)
     except _graphs.MissingTensorError as e:
-        return None, Compute(
-            _estimate(s), "", [f"the file has no tensor {e}: the compute buffer is an estimate from above"]
-        )
-    if other is None:  # cannot be: the graph was built with it
-        raise AssertionError("other")
-    gg.grow(builder.g, other.g)
-    devices = s.placement.devices
-    pipeline = (
-        len(devices) > 1
-        and s.placement.offloads_all
-        and s.options["split_mode"] == "layer"
-        and s.options["kv_offload"]
-        and not s.options["override_tensor"]
-        and not s.options["cpu_moe"]
-        and not s.options["n_cpu_moe"]
-    )
-    scheduler = gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline)
-    aligns = [*[d.align for d in devices], CPU_ALIGN]
-    padded = [*[d.is_cuda for d in devices], False]
-    try:
-        layout = gg.lay_out(builder.g, scheduler, aligns, padded)
-        if len(devices) > 1 and s.options["fit"] and builder.keeps_wishes:
-            # --fit measures first, as llama-fit-params does, and there a split has one input more
-            measured = _graphs.build(s._replace(options={**s.options, "program": "llama-fit-params"}))
-            if measured is None:  # cannot be: the graph was built with it
-                raise AssertionError("measured")
-            gg.check_inputs(measured.g, gg.Scheduler(len(devices), _Support(s), s.options["op_offload"], pipeline))
+        text = f"the file has no tensor {e}: the compute buffer is an estimate from above"
+        return _Template((), (), (), warning=text)
     except gg.SplitInputsError as e:
         error = (
             f"the scheduler aborts: {e} (GGML_SCHED_MAX_SPLIT_INPUTS, ggml-org/llama.cpp#21730); one GPU "
             "(split_mode none), or all layers on GPUs in other proportions, works"
         )
-        return None, Compute(_estimate(s), error, [])
-    if not all(d.is_cuda for d in devices):
-        layout = layout._replace(low=0, high=0)  # Vulkan judges tensors by their size
-    return layout, _result(layout, 0)
+        return _Template((), (), support.judgements(), error=error)
+
+
+def _lay_out_general(s: Setup, support: _Support) -> _Template:
+    """With the repeated layers folded where they are allocated alike."""
+    kept, repeats = _graphs.fold(_graphs.signatures(s, _graphs.count_layers(s.model.hparams)))
+    if repeats:
+        try:
+            return lay_out(s, support, kept, repeats)
+        except (gg.NotPeriodicError, gg.SplitInputsError):
+            pass  # an error is told of the whole graph only
+    return lay_out(s, support)
+
+
+def lay_out(s: Setup, support: _Support, kept: Sequence[int] = (), repeats: Sequence[gg.Repeat] = ()) -> _Template:
+    """Build the graph, split and record it, with all its layers or with the repeated ones folded."""
+    devices, o = s.placement.devices, s.options
+    pipeline = _is_pipeline(s)
+    builder = _graphs.build(s, kept)
+    scheduler = gg.Scheduler(len(devices), support, o["op_offload"], pipeline)
+    padded = [*[d.is_cuda for d in devices], False]
+    programs = gg.lay_out(builder.g, scheduler, padded, builder.starts, repeats)
+    if len(devices) > 1 and o["fit"] and builder.keeps_wishes:
+        # --fit measures first, as llama-fit-params does, and there a split has one input more
+        measured = _graphs.build(s._replace(options={**o, "program": "llama-fit-params"}), kept)
+        gg.check_inputs(measured.g, gg.Scheduler(len(devices), support, o["op_offload"], pipeline))
+    return _Template(
+        tuple(programs),
+        (*[d.align for d in devices], CPU_ALIGN),
+        support.judgements(),
+    )
 
 
 def _estimate(s: Setup) -> dict[int, int]:

@@ -12,7 +12,7 @@ TheTom/llama-cpp-turboquant at 69d8e4be.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._cache_types import (
     PLAIN_CACHE_TYPES,
@@ -31,7 +31,6 @@ MAX_SPLIT_INPUTS = 30  # GGML_SCHED_MAX_SPLIT_INPUTS
 MAX_COPIES = 4  # GGML_SCHED_MAX_COPIES
 CPU = -1  # the buffer of a tensor that lies in RAM; devices count from 0
 NOWHERE = -2  # not allocated yet
-UNBOUNDED = 1 << 40
 
 VIEW_OPS = frozenset(["view", "reshape", "permute", "transpose"])
 # ggml_op_can_inplace (ggml-alloc.c:22)
@@ -63,8 +62,6 @@ class T:
     """A tensor: shape, strides, where it comes from and where it lies."""
 
     __slots__ = (
-        "addr",
-        "addr_slope",
         "allocated",
         "backend",
         "buf",
@@ -76,7 +73,7 @@ class T:
         "nbytes",
         "ne",
         "op",
-        "slope",
+        "slot",
         "src",
         "ty",
         "views",
@@ -84,14 +81,6 @@ class T:
         "vsrc",
         "weight",
     )
-
-    # set while the graph is laid out
-    addr: int
-    addr_slope: int
-    allocated: bool
-    buffer_id: int
-    children: int
-    views: int
 
     def __init__(self, op: str, ty: str, ne: tuple[int, int, int, int], src: Sequence[T] = ()) -> None:
         self.op = op
@@ -112,7 +101,12 @@ class T:
         self.name = ""
         self.backend = NOWHERE
         self.visited = False
-        self.slope = 0  # how much nbytes grows with every 256 cells of the cache
+        # while the buffers are recorded, once for a graph
+        self.allocated = False
+        self.buffer_id = 0
+        self.children = 0
+        self.slot = 0
+        self.views = 0
 
 
 def _view_bytes(ty: str, ne: tuple[int, ...], nb: tuple[int, ...]) -> int:
@@ -318,7 +312,7 @@ class Scheduler:
         self.supports_device = supports
         self.op_offload = op_offload
         self.n_copies = MAX_COPIES if pipeline else 1
-        self.n_splits = 1
+        self.splits: list[tuple[int, list[T]]] = []  # the first node of each and what is copied for it
 
     def supports(self, backend: int, t: T) -> bool:
         return backend == self.cpu or self.supports_device(backend, t)
@@ -378,7 +372,6 @@ class Scheduler:
                 t.backend = self._from_current(t)
         if cpu == 0:
             # one backend: everything runs on it and nothing is copied
-            self.n_splits = 1
             return nodes, [0] * len(nodes), g.leafs, [0] * len(g.leafs)
         work = [t for t in nodes if t.op not in VIEW_OPS]
         self._spread(work, gpu_only=True)
@@ -470,7 +463,7 @@ class Scheduler:
                             raise SplitInputsError("a split of the graph needs more than 30 inputs")
                     t.src[j] = copies[id(s), current][0]
         splits.append((current, split_start, inputs))
-        self.n_splits = len(splits)
+        self.splits = [(first, split_inputs) for _backend, first, split_inputs in splits]
         out: list[T] = []
         ids: list[int] = []
         for k, (backend, first, split_inputs) in enumerate(splits):
@@ -480,7 +473,6 @@ class Scheduler:
                 keep = T("none", s.ty, s.ne, [s])
                 keep.vsrc = s.vsrc or s
                 keep.nbytes = s.nbytes
-                keep.slope = s.slope
                 out.append(keep)
                 ids.append(s.backend)
                 out.append(copies[id(s), backend][0])
@@ -509,7 +501,6 @@ def _duplicate(s: T) -> T:
     c = T("none", s.ty, s.ne)
     c.nb = s.nb
     c.nbytes = _view_bytes(s.ty, s.ne, s.nb)
-    c.slope = s.slope
     return c
 
 
@@ -524,257 +515,303 @@ def _offload_batch(t: T) -> int:
     return t.ne[1] * t.ne[2] * t.ne[3]
 
 
-class Range:
-    """For how many more or fewer steps of the cache's size every decision of the allocator stays the same.
+# --- sizes with unknowns --------------------------------------------------------------------------------------
+#
+# Most graphs differ only in how many tokens a micro-batch has and how many cells the caches have. Both are put in as
+# powers of 2**64, so every size is a polynomial whose coefficients are the digits of one large number: one graph then
+# serves every number of tokens and cells.
 
-    All sizes and addresses are linear in the number of cells. Each comparison that the allocator makes holds
-    up to the point where its two sides cross; the range is what they have in common.
-    """
+_DIGIT = 64
+TOKENS = 1 << _DIGIT  # t: the tokens of the micro-batch, in units of one for each sequence
+BASE_CELLS = 1 << 3 * _DIGIT  # b: the cells of the full cache
+SWA_CELLS = 1 << 5 * _DIGIT  # s: the cells of the sliding-window cache
+_MONOMIALS = 7  # 1, t, t*t, b, b*t, s, s*t: digits 0 to 6
 
-    __slots__ = ("high", "low")
-
-    def __init__(self) -> None:
-        self.low = -UNBOUNDED
-        self.high = UNBOUNDED
-
-    def keep(self, distance: int, slope: int) -> None:
-        """distance + slope * steps stays 0 or more."""
-        if slope > 0:
-            low = -(distance // slope)
-            if low > self.low:
-                self.low = low
-        elif slope < 0:
-            high = distance // -slope
-            if high < self.high:
-                self.high = high
-
-    def only_here(self) -> None:
-        self.low = self.high = 0
+Terms = tuple[tuple[int, int], ...]
 
 
-class _Buffer:
-    """ggml_dyn_tallocr with one chunk: free blocks sorted by address, each [addr, size, their slopes]."""
+def terms(value: int) -> Terms:
+    """The digits of a size that are not 0, each with its position; a digit may be negative."""
+    result = []
+    for i in range(_MONOMIALS):
+        digit = value & (1 << _DIGIT) - 1
+        if digit >> _DIGIT - 1:
+            digit -= 1 << _DIGIT
+        if digit:
+            result.append((i, digit))
+        value = value - digit >> _DIGIT
+    if value:
+        raise AssertionError(f"a size has more unknowns than {_MONOMIALS} digits hold")
+    return tuple(result)
 
-    __slots__ = ("align", "blocks", "max_size", "max_slope", "padded", "range")
 
-    def __init__(self, align: int, padded: bool, valid: Range) -> None:
-        self.align = align
+def monomials(tokens: int, base_cells: int, swa_cells: int) -> tuple[int, ...]:
+    """What the digits stand for with these numbers of tokens and cells."""
+    return (
+        1,
+        tokens,
+        tokens * tokens,
+        base_cells,
+        base_cells * tokens,
+        swa_cells,
+        swa_cells * tokens,
+    )
+
+
+def evaluate(size: Terms, known: Sequence[int]) -> int:
+    """Bytes of a size."""
+    total = 0
+    for i, digit in size:
+        total += digit * known[i]
+    return total
+
+
+# --- the allocator --------------------------------------------------------------------------------------------
+
+
+class Repeat(NamedTuple):
+    """Layers that follow each other `times` times, of which the graph holds three; marks count their starts."""
+
+    first: int
+    period: int
+    times: int
+
+
+class NotPeriodicError(Exception):
+    """Layers that look alike are not allocated alike: the graph needs all of them."""
+
+
+class NumbersNeededError(Exception):
+    """A size does not follow from the unknowns alone: a row of unknown length is padded to 512 values."""
+
+
+class _Part(NamedTuple):
+    """Allocations (a slot) and releases (~slot) in order; repeated ones name the slots of their own round."""
+
+    events: tuple[int, ...]
+    times: int
+    first: int
+    slots: int
+
+
+class Program(NamedTuple):
+    """All that happens in one backend's buffer, apart from the sizes."""
+
+    sizes: tuple[Terms, ...]
+    size_of: tuple[int, ...]  # of each slot, an index into sizes
+    parts: tuple[_Part, ...]
+
+    def peak(self, align: int, known: Sequence[int]) -> int:
+        """Bytes that the backend reserves (ggml_dyn_tallocr with one chunk)."""
+        sizes = [-(-evaluate(size, known) // align) * align for size in self.sizes]
+        of_slot = [sizes[i] for i in self.size_of]
+        addr = [0] * len(of_slot)
+        starts, lengths = [0], [_ENDLESS]
+        top = rounds = 0
+        for events, times, first, slots in self.parts:
+            if not slots:
+                rounds = 0
+                top = _run(events, of_slot, addr, starts, lengths, top)
+                continue
+            # Rounds that begin alike go on alike: as soon as one ends like an earlier one, whole cycles are left out.
+            # Every round has the same slots; those of the round before lie in front of them.
+            seen: dict[Any, int] = {}
+            done = 0
+            while done < times:
+                if rounds:
+                    addr[first - slots : first] = addr[first : first + slots]
+                top = _run(events, of_slot, addr, starts, lengths, top)
+                done += 1
+                rounds += 1
+                if times > 1:
+                    state = (tuple(starts), tuple(lengths), tuple(addr[first : first + slots]))
+                    before = seen.setdefault(state, done)
+                    if before != done:
+                        times = done + (times - done) % (done - before)
+        return top
+
+
+_ENDLESS = 1 << 62
+
+
+def _run(
+    events: Sequence[int], size: Sequence[int], addr: list[int], starts: list[int], lengths: list[int], top: int
+) -> int:
+    """Best fit: the smallest free block that is large enough, the last of equals; the last block has no end."""
+    for event in events:
+        if event >= 0:
+            need = size[event]
+            best = -1
+            best_length = _ENDLESS
+            for i, have in enumerate(lengths):
+                if need <= have <= best_length and have != _ENDLESS:
+                    best, best_length = i, have
+            start = starts[best]
+            addr[event] = start
+            end = start + need
+            if best_length == need:
+                del starts[best], lengths[best]
+            else:
+                starts[best] = end
+                if best >= 0:
+                    lengths[best] = best_length - need
+            if end > top:
+                top = end
+        else:
+            start = addr[~event]
+            need = size[~event]
+            end = start + need
+            for i, block in enumerate(starts):
+                if block + lengths[i] == start:
+                    lengths[i] += need
+                    if starts[i + 1] == end:
+                        if lengths[i + 1] == _ENDLESS:
+                            lengths[i] = _ENDLESS
+                        else:
+                            lengths[i] += lengths[i + 1]
+                        del starts[i + 1], lengths[i + 1]
+                    break
+                if block == end:
+                    starts[i] = start
+                    if lengths[i] != _ENDLESS:
+                        lengths[i] += need
+                    break
+                if block > end:
+                    starts.insert(i, start)
+                    lengths.insert(i, need)
+                    break
+    return top
+
+
+class _Recorder:
+    """ggml_gallocr_alloc_graph_impl without addresses: who is allocated when, in place of whom, and freed when."""
+
+    def __init__(self, padded: Sequence[bool]) -> None:
         self.padded = padded
-        self.blocks: list[list[int]] = [[0, 1 << 62, 0, 0]]
-        self.max_size = 0
-        self.max_slope = 0
-        self.range = valid
+        self.events: list[list[int]] = [[] for pads in padded]
+        self.sizes: list[list[int]] = [[] for pads in padded]  # of each slot
 
-    def size_of(self, t: T) -> int:
-        """get_alloc_size, aligned: CUDA pads the last row of a quantized tensor."""
+    def position(self) -> list[tuple[int, int]]:
+        """Of every buffer the numbers of events and of slots so far."""
+        return [(len(events), len(sizes)) for events, sizes in zip(self.events, self.sizes)]
+
+    def allocate(self, t: T, backend: int) -> None:
+        if t.allocated or t.buf != NOWHERE or t.vsrc is not None:
+            return
+        t.allocated = True
+        if t.op in INPLACE_OPS:
+            for parent in t.src:
+                # a view never counts as allocated (ggml_gallocr_is_own), so parents are roots here
+                if (
+                    parent.allocated
+                    and parent.children == 1
+                    and parent.views == 0
+                    and not parent.flags & OUTPUT
+                    and parent.ty == t.ty
+                    and parent.ne == t.ne
+                    and parent.nb == t.nb
+                ):
+                    # equal shapes and strides have equal sizes: nothing is left over to free
+                    t.buffer_id, t.slot = parent.buffer_id, parent.slot
+                    parent.allocated = False
+                    return
         size = t.nbytes
-        if self.padded:
+        if self.padded[backend]:
+            # CUDA pads the last row of a quantized tensor (get_alloc_size)
             kind = TYPES[t.ty]
+            if kind.block > 1 and t.ne[0] >= TOKENS:
+                raise NumbersNeededError
             if kind.block > 1 and t.ne[0] % 512:
                 size += kind.row(512 - t.ne[0] % 512)
-        if t.slope and t.slope % self.align:
-            self.range.only_here()
-        return -(-size // self.align) * self.align
+        t.buffer_id = backend
+        t.slot = len(self.sizes[backend])
+        self.sizes[backend].append(size)
+        self.events[backend].append(t.slot)
 
-    def alloc(self, size: int, slope: int) -> tuple[int, int]:
-        """The smallest free block that is large enough, the last of equals."""
-        blocks = self.blocks
-        keep = self.range.keep
-        best = -1
-        best_size = 1 << 63
-        best_slope = 0
-        for i in range(len(blocks) - 1):
-            have, have_slope = blocks[i][1], blocks[i][3]
-            if size <= have:
-                if slope != have_slope:
-                    keep(have - size, have_slope - slope)
-                if have <= best_size:
-                    if best >= 0 and best_slope != have_slope:
-                        keep(best_size - have, best_slope - have_slope)
-                    best, best_size, best_slope = i, have, have_slope
-                elif best_slope != have_slope:
-                    keep(have - best_size - 1, have_slope - best_slope)
-            elif slope != have_slope:
-                keep(size - have - 1, slope - have_slope)
-        block = blocks[best]  # -1 is the last one, which has no end
-        addr, addr_slope = block[0], block[2]
-        block[0] += size
-        block[1] -= size
-        block[2] += slope
-        if best >= 0:
-            block[3] -= slope
-            if block[1] == 0:
-                if block[3]:
-                    self.range.only_here()
-                del blocks[best]
-            elif block[3]:
-                keep(block[1] - 1, block[3])
-        end, end_slope = addr + size, addr_slope + slope
-        if end > self.max_size:
-            if end_slope != self.max_slope:
-                keep(end - self.max_size, end_slope - self.max_slope)
-            self.max_size, self.max_slope = end, end_slope
-        elif end_slope != self.max_slope:
-            keep(self.max_size - end, self.max_slope - end_slope)
-        return addr, addr_slope
+    def free(self, t: T) -> None:
+        if not t.flags & OUTPUT:
+            self.events[t.buffer_id].append(~t.slot)
+            t.allocated = False
 
-    def free(self, addr: int, size: int, addr_slope: int, slope: int) -> None:
-        blocks = self.blocks
-        end, end_slope = addr + size, addr_slope + slope
-        last = len(blocks) - 1
-        for i, block in enumerate(blocks):
-            block_end, block_slope = block[0] + block[1], block[2] + block[3]
-            if block_end == addr:
-                if block_slope != addr_slope:
-                    self.range.only_here()
-                block[1] += size
-                block[3] += slope
-                if i < last:
-                    after = blocks[i + 1]
-                    self._order(after[0] - end, after[2] - end_slope)
-                    if end == after[0]:
-                        block[1] += after[1]
-                        block[3] += after[3]
-                        del blocks[i + 1]
-                return
-            if end == block[0]:
-                if block[2] != end_slope:
-                    self.range.only_here()
-                block[0], block[2] = addr, addr_slope
-                block[1] += size
-                block[3] += slope
-                if i > 0:
-                    before = blocks[i - 1]
-                    before_end, before_slope = before[0] + before[1], before[2] + before[3]
-                    self._order(addr - before_end, addr_slope - before_slope)
-                    if before_end == addr:
-                        before[1] += block[1]
-                        before[3] += block[3]
-                        del blocks[i]
-                return
-            if block[0] >= end:
-                self._order(block[0] - end, block[2] - end_slope)
-                break
-            self._order(addr - block_end, addr_slope - block_slope)
+    def reserve(
+        self,
+        nodes: Sequence[T],
+        node_ids: Sequence[int],
+        leafs: Sequence[T],
+        leaf_ids: Sequence[int],
+        marks: Sequence[int],
+    ) -> list[list[tuple[int, int]]]:
+        """Record the graph; the positions before the nodes that marks name."""
+        allocate, free = self.allocate, self.free
+        for t, backend in zip(leafs, leaf_ids):
+            allocate(t, backend)
+        for t, backend in zip(nodes, node_ids):
+            if t.vsrc is not None and t.op != "none":
+                t.vsrc.views += 1
+            if t.flags & INPUT:
+                allocate(t, backend)
+            for s in t.src:
+                s.children += 1
+                if s.flags & INPUT:
+                    allocate(s, backend)
+        positions = []
+        wanted = [*marks, len(nodes) + 1]
         at = 0
-        while at < len(blocks) and blocks[at][0] < addr:
+        for index, (t, backend) in enumerate(zip(nodes, node_ids)):
+            while wanted[at] <= index:
+                positions.append(self.position())
+                at += 1
+            for s in t.src:
+                allocate(s, backend)
+            allocate(t, backend)
+            for s in t.src:
+                s.children -= 1
+                if s.children == 0 and s.views == 0:
+                    if s.vsrc is not None:
+                        root = s.vsrc
+                        root.views -= 1
+                        if root.views == 0 and root.children == 0 and root.allocated:
+                            free(root)
+                    elif s.allocated:
+                        free(s)
+        while at < len(marks):
+            positions.append(self.position())
             at += 1
-        blocks.insert(at, [addr, size, addr_slope, slope])
+        return positions
 
-    def _order(self, gap: int, slope: int) -> None:
-        """Two addresses that touch keep touching, and a gap stays a gap."""
-        if slope:
-            if gap == 0:
-                self.range.only_here()
-            else:
-                self.range.keep(gap - 1, slope)
-
-
-def reserve(
-    nodes: Sequence[T], node_ids: Sequence[int], leafs: Sequence[T], leaf_ids: Sequence[int], buffers: Sequence[_Buffer]
-) -> None:
-    """ggml_gallocr_alloc_graph_impl: afterwards each buffer's max_size is what the backend reserves."""
-    seen: set[int] = set()
-    for t in leafs:
-        _prepare(t, seen)
-    for t in nodes:
-        _prepare(t, seen)
-        for s in t.src:
-            _prepare(s, seen)
-            if s.vsrc is not None:
-                _prepare(s.vsrc, seen)
-        if t.vsrc is not None:
-            _prepare(t.vsrc, seen)
-    for t, backend in zip(leafs, leaf_ids):
-        _allocate(t, backend, buffers)
-    for t, backend in zip(nodes, node_ids):
-        if t.vsrc is not None and t.op != "none":
-            t.vsrc.views += 1
-        if t.flags & INPUT:
-            _allocate(t, backend, buffers)
-        for s in t.src:
-            s.children += 1
-            if s.flags & INPUT:
-                _allocate(s, backend, buffers)
-    for t, backend in zip(nodes, node_ids):
-        for s in t.src:
-            _allocate(s, backend, buffers)
-        _allocate(t, backend, buffers)
-        for s in t.src:
-            s.children -= 1
-            if s.children == 0 and s.views == 0:
-                if s.vsrc is not None:
-                    root = s.vsrc
-                    root.views -= 1
-                    if root.views == 0 and root.children == 0 and root.allocated:
-                        _free(root, buffers)
-                elif s.allocated:
-                    _free(s, buffers)
-
-
-def _prepare(t: T, seen: set[int]) -> None:
-    if id(t) not in seen:
-        seen.add(id(t))
-        t.children = 0
-        t.views = 0
-        t.allocated = False
-        t.buffer_id = 0
-        t.addr = 0
-        t.addr_slope = 0
-
-
-def _allocate(t: T, backend: int, buffers: Sequence[_Buffer]) -> None:
-    if t.allocated or t.buf != NOWHERE or t.vsrc is not None:
-        return
-    t.allocated = True
-    if t.op in INPLACE_OPS:
-        for parent in t.src:
-            # a view never counts as allocated (ggml_gallocr_is_own), so parents are roots here
-            if not parent.allocated or parent.flags & OUTPUT:
-                continue
-            if parent.ty != t.ty or parent.ne != t.ne or parent.nb != t.nb:
-                continue
-            if parent.children == 1 and parent.views == 0:
-                t.buffer_id, t.addr, t.addr_slope = parent.buffer_id, parent.addr, parent.addr_slope
-                parent.allocated = False
-                _free_rest(t, parent, buffers)
-                return
-    buffer = buffers[backend]
-    t.buffer_id = backend
-    t.addr, t.addr_slope = buffer.alloc(buffer.size_of(t), t.slope)
-
-
-def _free(t: T, buffers: Sequence[_Buffer]) -> None:
-    if t.flags & OUTPUT:
-        return
-    buffer = buffers[t.buffer_id]
-    buffer.free(t.addr, buffer.size_of(t), t.addr_slope, t.slope)
-    t.allocated = False
-
-
-def _free_rest(t: T, parent: T, buffers: Sequence[_Buffer]) -> None:
-    have = buffers[parent.buffer_id].size_of(parent)
-    need = buffers[parent.buffer_id].size_of(t)
-    if have > need:
-        buffers[parent.buffer_id].free(parent.addr + need, have - need, parent.addr_slope + t.slope, 0)
-
-
-class Layout(NamedTuple):
-    """Bytes of each backend's compute buffer, how they grow with 256 cells, and for which steps that holds."""
-
-    sizes: tuple[int, ...]
-    slopes: tuple[int, ...]
-    low: int
-    high: int
-    splits: int
-    nodes: int
-
-
-def grow(g: Graph, larger: Graph) -> None:
-    """Tell every tensor how much larger it is in the same graph with 256 more cells."""
-    for mine, other in ((g.nodes, larger.nodes), (g.leafs, larger.leafs)):
-        for a, b in zip(mine, other):
-            a.slope = b.nbytes - a.nbytes
+    def program(
+        self, buffer: int, positions: Sequence[Sequence[tuple[int, int]]], repeats: Sequence[Repeat]
+    ) -> Program:
+        """One buffer's events, with each repeated stretch once."""
+        events, slot_sizes = self.events[buffer], self.sizes[buffer]
+        parts = []
+        done = 0
+        for first, period, times in repeats:
+            (e1, s1), (e2, s2), (e3, s3) = (positions[first + period * i][buffer] for i in (1, 2, 3))
+            slots = s2 - s1
+            one, two = events[e1:e2], events[e2:e3]
+            # the last of the three may end what was there before the first, for nothing behind needs it
+            middle = [e for e in two if e >= s2 - slots or (e < 0 and ~e >= s2 - slots)]
+            ends = {~e for e in events[e3:] if e < 0}
+            if (
+                slot_sizes[s1:s2] != slot_sizes[s2:s3]
+                or len(one) != len(middle)
+                or any(slot in ends for slot in range(s1, s2))
+            ):
+                raise NotPeriodicError
+            for x, y in zip(one, middle):
+                # what is older than the round has another place in the first, where the graph's inputs lie between
+                old = x < 0 and ~x < s1 and ~y < s2 and slot_sizes[~x] == slot_sizes[~y]
+                if not old and y != (x + slots if x >= 0 else x - slots):
+                    raise NotPeriodicError
+            parts.append(_Part(tuple(events[done:e2]), 1, 0, 0))
+            parts.append(_Part(tuple(middle), times - 3, s2, slots))
+            parts.append(_Part(tuple(two), 1, s2, slots))
+            done = e3
+        parts.append(_Part(tuple(events[done:]), 1, 0, 0))
+        distinct: dict[int, int] = {}
+        size_of = tuple(distinct.setdefault(size, len(distinct)) for size in slot_sizes)
+        return Program(tuple(terms(size) for size in distinct), size_of, tuple(parts))
 
 
 def check_inputs(g: Graph, scheduler: Scheduler) -> None:
@@ -782,18 +819,32 @@ def check_inputs(g: Graph, scheduler: Scheduler) -> None:
     scheduler.split(g)
 
 
-def lay_out(g: Graph, scheduler: Scheduler, aligns: Sequence[int], padded: Sequence[bool]) -> Layout:
-    """Split the graph and allocate it."""
-    n_nodes = len(g.nodes)
+def lay_out(
+    g: Graph, scheduler: Scheduler, padded: Sequence[bool], marks: Sequence[int] = (), repeats: Sequence[Repeat] = ()
+) -> list[Program]:
+    """Split the graph and record what its buffers hold; marks are the nodes at which layers start."""
     nodes, node_ids, leafs, leaf_ids = scheduler.split(g)
-    valid = Range()
-    buffers = [_Buffer(align, pads, valid) for align, pads in zip(aligns, padded)]
-    reserve(nodes, node_ids, leafs, leaf_ids, buffers)
-    return Layout(
-        tuple(b.max_size for b in buffers),
-        tuple(b.max_slope for b in buffers),
-        valid.low,
-        valid.high,
-        scheduler.n_splits,
-        n_nodes,
-    )
+    if repeats and scheduler.cpu:
+        _check_copies(g, scheduler, marks, repeats)
+        # a mark lies behind the node before it, and before the copies that a split at the mark begins with
+        where = {id(t): i for i, t in enumerate(nodes)}
+        marks = [where[id(g.nodes[m - 1])] + 1 if m else 0 for m in marks]
+    recorder = _Recorder(padded)
+    positions = recorder.reserve(nodes, node_ids, leafs, leaf_ids, marks)
+    return [recorder.program(buffer, positions, repeats) for buffer in range(len(padded))]
+
+
+def _check_copies(g: Graph, scheduler: Scheduler, marks: Sequence[int], repeats: Sequence[Repeat]) -> None:
+    """A copy made ahead for a layer that is repeated would be missing for those that are left out."""
+    index = {id(t): i for i, t in enumerate(g.nodes)}
+    for first, period, _times in repeats:
+        low, middle, high = (marks[first + period * i] for i in (1, 2, 3))
+        for start, inputs in scheduler.splits:
+            for s in inputs:
+                at = index.get(id(s), -1)
+                if not low <= at < high:
+                    continue
+                if scheduler.n_copies > 1:
+                    raise NotPeriodicError
+                if at > start and (start < low or (start < middle) != (at < middle)):
+                    raise NotPeriodicError

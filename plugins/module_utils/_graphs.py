@@ -10,7 +10,7 @@ differs in a few points (Spec) and in which tensors the file has: a bias or a no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
@@ -151,8 +151,10 @@ SPECS: dict[str, Spec] = {
 class Builder:
     """llm_graph_context: builds the graph of one micro-batch for the reserve step."""
 
-    def __init__(self, s: Any) -> None:
+    def __init__(self, s: Any, kept: Sequence[int] = ()) -> None:
         self.s = s
+        self.kept = frozenset(kept)  # the layers to build; none means all
+        self.starts: list[int] = []  # nodes in the graph where each layer starts, and after the last
         self.h: HParams = s.model.hparams
         c = s.context
         # llama-fit-params measures without allocating, and ggml_backend_sched_reserve_size (ggml-backend.cpp:1838)
@@ -179,6 +181,14 @@ class Builder:
         self._temp: T | None = None
         self._rs: dict[int, tuple[T, T]] = {}
         self.cache_of = {layer.il: (cache, layer) for cache in s.caches for layer in cache.layers}
+
+    def layers(self, count: int) -> Iterator[int]:
+        """The layers to build, of `count`."""
+        for il in range(count):
+            if not self.kept or il in self.kept:
+                self.starts.append(len(self.g.nodes))
+                yield il
+        self.starts.append(len(self.g.nodes))
 
     # --- tensors of the model and of the caches -------------------------------------------------------------
 
@@ -1101,7 +1111,7 @@ def transformer(b: Builder, spec: Spec) -> None:
         inp = b.norm(inp, b.weight("token_embd_norm.weight"), b.weight("token_embd_norm.bias"), "norm", 0)
     layers = h.n_layer - (h.nextn if h.arch in ("glm4", "glm4moe", "bailingmoe2", "exaone-moe") else 0)
     temp = spec.attn_temp and float(h.get("attention.temperature_scale", 0.0) or 0.0) != 0.0
-    for il in range(layers):
+    for il in b.layers(layers):
         inp = _layer(b, spec, il, inp, il == layers - 1, temp)
         if h.arch in ("qwen3vl", "qwen3vlmoe") and il < int(h.get("n_deepstack_layers", 0)):
             deep = b.deepstack_input
@@ -1327,7 +1337,7 @@ def gemma4(b: Builder) -> None:
     per_layer = None
     if b.weight("per_layer_token_embd.weight") is not None:
         per_layer = _per_layer_inputs(b, inp, h.n_embd_per_layer)
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         last = il == h.n_layer - 1
         head, heads, kv = h.head_k[il], h.n_head[il], h.n_head_kv[il]
         cur = b.lnorm(inp, il, "attn_norm")
@@ -1394,7 +1404,7 @@ def gemma3n(b: Builder) -> None:
     added = gg.mul_mat(proj, repeated)
     added = gg.like("div", gg.like("mul", added, target), magnitude(added))
     inp = gg.concat(inp, added, 2)
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         inp = _gemma3n_layer(b, il, inp, per_layer, altup)
     target = magnitude(_slice(inp))
     alt = gg.view_3d(inp, width, n, altup - 1, inp.nb[1], inp.nb[2])
@@ -1497,7 +1507,7 @@ def deepseek2(b: Builder) -> None:
     if not h.get("expert_gating_func") and h.arch == "deepseek2" and h.n_vocab == 154880 and h.n_layer in (47, 48):
         gating = SIGMOID
     norm_w = bool(h.get("expert_weights_norm", False))
-    for il in range(layers):
+    for il in b.layers(layers):
         residual = inp
         cur = b.lnorm(inp, il, "attn_norm")
         if h.arch == "deepseek2-ocr":
@@ -1548,7 +1558,7 @@ def minicpm3(b: Builder) -> None:
         inp = gg.like("scale", inp)
     rank = int(h.get("attention.kv_lora_rank", 0) or 0)
     rope = int(h.get("rope.dimension_count", 0) or h.head_k[0])
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         residual = inp
         factors = b.rope_factors(il) if mini else None
         cur = b.lnorm(inp, il, "attn_norm")
@@ -1576,7 +1586,7 @@ def minicpm3(b: Builder) -> None:
 def mamba(b: Builder) -> None:
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         cur = b.lnorm(inp, il, "attn_norm")
         cur = b.mamba2(il, cur) if h.arch == "mamba2" else b.mamba(il, cur)
         if il == h.n_layer - 1:
@@ -1588,7 +1598,7 @@ def mamba(b: Builder) -> None:
 def jamba(b: Builder) -> None:
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         cur = b.lnorm(inp, il, "attn_norm")
         if h.n_head_kv[il] == 0:
             cur = b.mamba(il, cur)
@@ -1652,7 +1662,7 @@ def _plamo2_mamba(b: Builder, il: int, cur: T) -> T:
 def plamo2(b: Builder) -> None:
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         cur = b.lnorm(inp, il, "attn_norm")
         if h.recurrent[il]:
             cur = _plamo2_mamba(b, il, cur)
@@ -1678,7 +1688,7 @@ def granite_hybrid(b: Builder) -> None:
     spec = Spec(rope_factors=True, shared="plain", logit_scale="key")
     inp = b.embedding()
     scaled = float(h.get("residual_scale", 0.0) or 0.0) != 0.0
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         residual = inp
         cur = b.lnorm(inp, il, "attn_norm")
         cur = b.mamba2(il, cur) if h.recurrent[il] else _self_attention(b, spec, il, cur, False)
@@ -1697,7 +1707,7 @@ def granite_hybrid(b: Builder) -> None:
 def falcon_h1(b: Builder) -> None:
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         cur = b.lnorm(inp, il, "attn_norm")
         q, k, v = b.qkv(il, cur, h.head_k[il], h.n_head[il], h.n_head_kv[il])
         attn = b.attention(il, b.rope(q), b.rope(k), v)
@@ -1713,7 +1723,7 @@ def falcon_h1(b: Builder) -> None:
 def nemotron_h(b: Builder) -> None:
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         residual = inp
         cur = b.lnorm(inp, il, "attn_norm")
         if h.recurrent[il]:
@@ -1743,7 +1753,7 @@ def lfm2(b: Builder) -> None:
     h, n, ns = b.h, b.n_seq_tokens, b.n_seqs
     cur = b.embedding()
     taps = int(h.get("shortconv.l_cache")) - 1
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         previous = cur
         cur = b.lnorm(cur, il, "attn_norm")
         if h.recurrent[il]:
@@ -1783,7 +1793,7 @@ def qwen35(b: Builder) -> None:
     """Qwen3-Next, Qwen3.5 and Qwen3.6."""
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         residual = inp
         cur = b.lnorm(inp, il, "attn_norm")
         b.g.expand(cur)
@@ -1811,7 +1821,7 @@ def kimi_linear(b: Builder) -> None:
     rank = int(h.get("attention.kv_lora_rank"))
     rope = int(h.get("rope.dimension_count"))
     gating = int(h.get("expert_gating_func", 0)) or SOFTMAX
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         residual = inp
         cur = b.lnorm(inp, il, "attn_norm")
         b.g.expand(cur)
@@ -2016,7 +2026,7 @@ def rwkv(b: Builder) -> None:
         inp = b.norm(inp, b.weight("token_embd_norm.weight"), b.weight("token_embd_norm.bias"), "norm", 0)
     first: list[T] = []
     rescale = int(h.get("rescale_every_n_layers", 0) or 0)
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         last = il == h.n_layer - 1
         inp = gg.reshape(inp, h.n_embd, n, ns)
         count = 2 if own_ffn else 1
@@ -2061,7 +2071,7 @@ def bert(b: Builder) -> None:
     """The encoders without a cache; an estimate from above, for the fleet runs no embedding models."""
     h = b.h
     inp = b.embedding()
-    for il in range(h.n_layer):
+    for il in b.layers(h.n_layer):
         cur = b.lnorm(inp, il, "attn_norm", "norm")
         q, k, v = b.qkv(il, cur, h.head_k[il], h.n_head[il], h.n_head_kv[il])
         cur = gg.like("add", b.attention(il, q, k, v), inp)
@@ -2102,17 +2112,116 @@ BUILDERS: Mapping[str, Callable[[Builder], None]] = {
 }
 
 
-def build(s: Any) -> Builder | None:
-    """The graph of a setup, or None where the architecture has no model here."""
-    b = Builder(s)
+def is_known(h: HParams) -> bool:
+    """Whether the architecture's graph is modelled here."""
+    return h.arch in BUILDERS or h.arch in SPECS or h.arch in NO_CACHE
+
+
+def build(s: Any, kept: Sequence[int] = ()) -> Builder:
+    """The graph of a setup with all or some of its layers."""
+    b = Builder(s, kept)
     arch = b.h.arch
-    own = BUILDERS.get(arch)
-    if own is not None:
-        own(b)
+    if arch in BUILDERS:
+        BUILDERS[arch](b)
     elif arch in SPECS:
         transformer(b, SPECS[arch])
-    elif arch in NO_CACHE:
-        bert(b)
     else:
-        return None
+        bert(b)
     return b
+
+
+def count_layers(h: HParams) -> int:
+    """Layers that the graph has: those that predict further tokens (NextN) are left out."""
+    return h.n_layer - (h.nextn if h.arch in _WITHOUT_NEXTN else 0)
+
+
+_WITHOUT_NEXTN = frozenset(
+    ["glm4", "glm4moe", "bailingmoe2", "exaone-moe", "deepseek2", "deepseek2-ocr", "mistral4", "glm-dsa"]
+)
+# What these ask of a layer's number, besides whether it is the last.
+_NUMBERED: Mapping[str, Callable[[HParams, int], Any]] = {
+    "gemma3n": lambda h, il: il < 10,
+    "qwen3vl": lambda h, il: il < int(h.get("n_deepstack_layers", 0)),
+    "qwen3vlmoe": lambda h, il: il < int(h.get("n_deepstack_layers", 0)),
+    "rwkv6": lambda h, il: (il + 1) % max(int(h.get("rescale_every_n_layers", 0) or 0), 1),
+    "rwkv7": lambda h, il: il > 0,
+    "arwkv7": lambda h, il: il > 0,
+}
+
+
+def signatures(s: Any, n_layer: int) -> list[Any]:
+    """For each layer everything that its part of the graph depends on; equal ones have equal parts."""
+    h: HParams = s.model.hparams
+    p = s.placement
+    devices = p.devices
+    exact = any(not d.is_cuda for d in devices)  # Vulkan judges tensors by their size
+    tensors: list[list[Any]] = [[] for _layer in range(h.n_layer)]
+    where = s.weights.where
+    for t in s.model.tensors:
+        if 0 <= t.layer < h.n_layer and t.name.startswith("blk."):
+            owner = where.get(t.name)
+            if owner is None:
+                continue
+            device = owner if isinstance(owner, int) else gg.CPU
+            # a type matters where a device cannot use it, and where the tensor may be copied to one
+            sized = exact or (devices and (device < 0 or device != p.layers[t.layer])) or t.type in _NOT_MULTIPLIED
+            tensors[t.layer].append((t.name[t.name.index(".", 4) :], t.dims, device, t.type if sized else ""))
+    lists = [v for v in h.lists() if len(v) >= h.n_layer]
+    number = _NUMBERED.get(h.arch)
+    rope = SPECS[h.arch].rope if h.arch in SPECS else ""
+    caches = {layer.il: (cache.kind, layer[1:]) for cache in s.caches for layer in cache.layers}
+    return [
+        (
+            tensors[il],
+            p.layers[il],
+            caches.get(il),
+            h.swa[il],
+            h.recurrent[il],
+            h.head_k[il],
+            h.head_v[il],
+            h.n_head[il],
+            h.n_head_kv[il],
+            h.n_ff[il],
+            [v[il] for v in lists],
+            [il in layers for layers in s.fa_unsupported],
+            number(h, il) if number else None,
+            (il + 1) % 4 == 0 or (rope == "step0" and il % 4 == 0) if rope.startswith("step") else None,
+            il == n_layer - 1,
+        )
+        for il in range(n_layer)
+    ]
+
+
+_NOT_MULTIPLIED = frozenset(["F64", "I8", "I16", "I32", "I64", "Q8_1", "TQ1_0", "TQ2_0"])
+_LONGEST_PERIOD = 12
+
+
+def fold(layers: Sequence[Any]) -> tuple[list[int], list[gg.Repeat]]:
+    """Which layers to build so that each stretch of repeated ones is there three times, and those stretches."""
+    number: list[Any] = []
+    ids = []
+    for layer in layers:
+        if layer not in number:
+            number.append(layer)
+        ids.append(number.index(layer))
+    kept: list[int] = []
+    repeats: list[gg.Repeat] = []
+    at = 0
+    while at < len(ids):
+        best, best_times = 0, 0
+        for period in range(1, _LONGEST_PERIOD + 1):
+            end = at + period
+            while end < len(ids) and ids[end] == ids[end - period]:
+                end += 1
+            times = (end - at) // period
+            if times > 3 and (times - 3) * period > (best_times - 3) * best:
+                best, best_times = period, times
+        if best:
+            repeats.append(gg.Repeat(len(kept), best, best_times))
+            kept += range(at, at + 2 * best)
+            kept += range(at + best * (best_times - 1), at + best * best_times)
+            at += best * best_times
+        else:
+            kept.append(at)
+            at += 1
+    return kept, repeats

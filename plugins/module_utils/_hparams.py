@@ -10,7 +10,7 @@ size of the recurrent state. File and line numbers below are those of that tree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -95,6 +95,7 @@ class HParams:
     """Hyperparameters that decide memory. Lists have one entry for each layer."""
 
     __slots__ = (
+        "_lists",
         "arch",
         "causal",
         "get",
@@ -138,6 +139,11 @@ class HParams:
             return metadata.get(prefix + key, default)
 
         self.get = get
+        self._lists: list[Sequence[Any]] = [
+            value
+            for key, value in metadata.items()
+            if isinstance(value, (list, tuple)) and isinstance(key, str) and key.startswith(prefix)
+        ]
         self.n_layer = self._count("block_count")
         if not 0 < self.n_layer <= MAX_LAYERS:
             raise ModelError(f"{prefix}block_count is {self.n_layer}, must be 1 to {MAX_LAYERS} (LLAMA_MAX_LAYERS)")
@@ -313,6 +319,10 @@ class HParams:
             if isinstance(sections, (list, tuple)) and len(sections) > 1 and sections[0] > 0 and sections[1] > 0:
                 return 4
         return 1
+
+    def lists(self) -> list[Sequence[Any]]:
+        """The values of the architecture's keys that have one for each layer, or another list."""
+        return self._lists
 
     def k_gqa(self, il: int) -> int:
         """Values of K for each cell of a layer."""

@@ -432,10 +432,15 @@ class CacheLayer(NamedTuple):
     v_row: int
 
 
+def _type_class(name: str) -> str:
+    """Flash attention reads f32 as a copy in f16 and rotates turbo types; all others are alike to the graph."""
+    return name if name in ("", "f32") else "turbo" if is_turbo(name) else "plain"
+
+
 class CacheForm:
     """What a cache is apart from its number of cells: made once for a model and its types."""
 
-    __slots__ = ("by_owner", "k_row", "kind", "layers", "numbers", "rotation", "type_k", "type_v", "v_row")
+    __slots__ = ("by_owner", "k_row", "kind", "layers", "numbers", "rotation", "shape", "type_k", "type_v", "v_row")
 
     def __init__(self, kind: str, layers: tuple[CacheLayer, ...], type_k: str, type_v: str) -> None:
         self.kind = kind
@@ -447,6 +452,12 @@ class CacheForm:
         self.k_row = sum(layer.k_row for layer in layers)
         self.v_row = sum(layer.v_row for layer in layers)
         self.by_owner: dict[Any, dict[tuple[int, int, int], int]] = {}
+        # what of the types changes the graph where no cache is copied between devices
+        self.shape = (
+            kind,
+            self.rotation,
+            tuple((r.il, _type_class(r.type_k), r.ne_k, _type_class(r.type_v), r.ne_v) for r in layers),
+        )
 
     def allocations(self, build: Build, p: Placement, kv_offload: bool) -> dict[tuple[int, int, int], int]:
         """How often each (owner, bytes of a cell, padding) occurs."""

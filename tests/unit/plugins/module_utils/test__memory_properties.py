@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _memory
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _compute, _memory
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,18 +66,41 @@ def test_more_bits_never_take_less_cache(model, ctx, a, b):
     assert sizes[0] >= sizes[1]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def whole(setup):
+    """The compute buffers of the graph with all its layers and its own numbers: no layer folded, no unknowns."""
+    caches = {cache.kind: cache.cells for cache in setup.caches}
+    known = gg.monomials(0, caches.get("base", 0), caches.get("swa", 0))
+    template = _compute.lay_out(setup, _compute._Support(setup, known))
+    return _compute._result(setup, template, known).bytes
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.sampled_from(MODELS[:2]),
-    st.integers(4, 400).map(lambda n: 256 * n),
-    st.sampled_from([("f16", "f16"), ("q8_0", "turbo4")]),
+    st.sampled_from((*MODELS, "gpt-oss-20b-real", "gemma3-27b-real", "gemma4-e4b-tiny", "lfm2-1.2b-real")),
+    st.integers(1, 400).map(lambda n: 256 * n),
+    st.sampled_from([("f16", "f16"), ("f32", "f16"), ("q8_0", "turbo4"), ("turbo3", "turbo3"), ("f16", "turbo2")]),
+    st.sampled_from([1, 24, 40, 512, 2048]),
+    st.sampled_from([1, 3, 4]),
+    st.booleans(),
+    st.integers(0, 3),
+    st.sampled_from([-1, -1, 7, 20]),
 )
-def test_a_remembered_layout_equals_a_new_one(model, ctx, pair):
-    """Where decisions of the allocator are the same, scaling its result gives what laying out again gives."""
-    gpu = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 1 << 40}]
-    options = {"ctx_size": ctx, "parallel": 1, "cache_type_k": pair[0], "cache_type_v": pair[1]}
-    remembered = _memory.memory_budget(oracle.loaded(model), gpu, options)
-    assert remembered == _memory.memory_budget(_memory.Model(oracle.header(model)), gpu, options)
+def test_a_folded_graph_with_unknowns_equals_the_whole_one(model, ctx, pair, batch, slots, unified, cards, layers):
+    gpus = [{"name": f"CUDA{i}", "backend": "cuda", "total_bytes": 1 << 40} for i in range(cards)]
+    options = {"ctx_size": ctx, "parallel": slots, "kv_unified": unified, "ubatch_size": batch, "n_gpu_layers": layers}
+    options.update(cache_type_k=pair[0], cache_type_v=pair[1])
+    made = []
+    original = _compute.compute_buffers
+
+    def watch(setup):
+        made.append((setup, original(setup)))
+        return made[-1][1]
+
+    with mock.patch.object(_compute, "compute_buffers", watch):
+        _memory.memory_budget(oracle.loaded(model), gpus, options)
+    setup, got = made[0]
+    if not got.error:
+        assert got.bytes == whole(setup)
 
 
 @pytest.mark.parametrize("model", MODELS)
