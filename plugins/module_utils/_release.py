@@ -1,7 +1,7 @@
 # Copyright (c) 2026, llamafleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an installed llama-server says of itself: version, options, devices.
+"""What an installed llama-server says of itself: version and devices.
 
 Private to the collection: it may change at any time. Standard library only.
 """
@@ -19,8 +19,6 @@ DEVICE_PREFIX = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
 # Vulkan and CPU rasterisers that present themselves as devices.
 _SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader|softpipe", re.IGNORECASE)
 
-_OPTION = re.compile(r"^(-{1,2}[A-Za-z0-9][A-Za-z0-9_.-]*)$")
-
 
 def parse_version(text: str) -> dict[str, Any]:
     """Read `llama-server --version`, in the fork's form and in that of newer upstream builds.
@@ -34,49 +32,6 @@ def parse_version(text: str) -> dict[str, Any]:
     if older is not None:
         return {"version": older.group(1), "number": int(older.group(1)), "commit": older.group(2)}
     raise ValueError(f"llama-server --version did not say its version: {text.strip()[-300:]!r}")
-
-
-def parse_help(text: str) -> list[dict[str, Any]]:
-    """Return the options that `llama-server --help` lists, each with its spellings, value and variables.
-
-    An option begins in the first column. Its spellings are separated by commas and followed by the name
-    of a value where it takes one; the description begins in a later column or on the next line.
-    """
-    found: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        if line.startswith("-") and not line.startswith("---"):
-            # Two spaces end the column of spellings where the description stands on the same line.
-            head = re.split(r"\s{2,}", line.rstrip(), maxsplit=0)
-            names: list[str] = []
-            value = ""
-            for piece in head:
-                if names and not piece.startswith("-"):
-                    break
-                piece_names, piece_value = _spellings(piece)
-                names.extend(piece_names)
-                value = value or piece_value
-            if names:
-                found.append({"names": names, "value": value, "env": [], "removed": False})
-        if found:
-            found[-1]["env"].extend(re.findall(r"\(env: ([A-Z0-9_]+)\)", line))
-            if "argument has been removed" in line:
-                found[-1]["removed"] = True
-    return found
-
-
-def _spellings(piece: str) -> tuple[list[str], str]:
-    names: list[str] = []
-    rest = piece.strip()
-    while rest:
-        word, _space, after = rest.partition(" ")
-        bare = word.rstrip(",")
-        if _OPTION.match(bare) is None:
-            return names, rest
-        names.append(bare)
-        rest = after.strip()
-        if not word.endswith(","):
-            return names, rest
-    return names, ""
 
 
 def parse_devices(text: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ description:
   - A damaged archive, another architecture, a C library that is too old, missing libraries and a GPU backend that
     names no GPU are refused before anything is switched.
   - The archive is copied from the controller only to hosts that do not have the release.
-  - C(options.json) beside the manifest lists the options of that C(llama-server), C(devices.json) its devices.
+  - C(devices.json) beside the manifest lists the devices that C(llama-server) named.
   - A release is never written over and never removed while a process runs from it.
 options:
   fingerprint:
@@ -118,6 +118,7 @@ devices:
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,7 +128,6 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _artifact, _build_job, _release
 
-OPTIONS = "options.json"
 DEVICES = "devices.json"
 # A GPU driver that is loaded for the first time may take this long to answer.
 PATIENCE = 120
@@ -172,17 +172,15 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
             f"on Fedora `dnf install {wanted}` brings it"
         )
     environment = {str(key): str(value) for key, value in params["environment"].items()}
-    version = _release.parse_version(ask(program, "--version", environment))
-    options = _release.parse_help(ask(program, "--help", environment))
-    if not any("--model" in option["names"] for option in options):
+    _release.parse_version(ask(program, "--version", environment))
+    if re.search(r"^-.*--model\b", ask(program, "--help", environment), re.MULTILINE) is None:
         raise ReleaseError("llama-server --help lists no option --model, so its options cannot be read")
     devices = _release.parse_devices(ask(program, "--list-devices", environment))
     refused = _release.device_refusals(manifest["backends"], devices, params["allow_software_devices"])
     if refused:
         raise ReleaseError("; ".join(refused))
-    for name, value in ((OPTIONS, {**version, "options": options}), (DEVICES, devices)):
-        _build_job.write_json(staging / name, value)
-        (staging / name).chmod(0o644)
+    _build_job.write_json(staging / DEVICES, devices)
+    (staging / DEVICES).chmod(0o644)
     return devices
 
 

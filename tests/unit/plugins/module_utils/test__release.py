@@ -6,52 +6,6 @@ from __future__ import annotations
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _release
 
-# As printed by upstream b10434 (--help, 2026-08), lines taken out.
-HELP = """----- common params -----
-
--h,    --help, --usage                  print usage and exit
---version                               show version and build info
--t,    --threads N                      number of CPU threads to use during generation (default: -1)
-                                        (env: LLAMA_ARG_THREADS)
---cpu-strict <0|1>                      use strict CPU placement (default: 0)
--n,    --predict, --n-predict N         number of tokens to predict (default: -1, -1 = infinity)
-                                        (env: LLAMA_ARG_N_PREDICT)
--fa,   --flash-attn [on|off|auto]       set Flash Attention use ('on', 'off', or 'auto', default: 'auto')
-                                        (env: LLAMA_ARG_FLASH_ATTN)
---perf, --no-perf                       whether to enable internal libllama performance timings (default:
-                                        false)
-                                        (env: LLAMA_ARG_PERF)
---rope-scaling {none,linear,yarn}       RoPE frequency scaling method, defaults to linear unless specified by
-                                        the model
--hf,   -hfr, --hf-repo <user>/<model>[:quant]
-                                        Hugging Face model repository; quant is optional, case-insensitive,
-                                        example: ggml-org/GLM-4.7-Flash-GGUF:Q4_K_M
-                                        (env: LLAMA_ARG_HF_REPO)
-
------ example-specific params -----
-
---draft, --draft-n, --draft-max N       the argument has been removed. use --spec-draft-n-max or
-                                        --spec-ngram-mod-n-max
-                                        (env: LLAMA_ARG_DRAFT_MAX)
-"""
-
-
-def test_parse_help():
-    found = _release.parse_help(HELP)
-    assert [(option["names"], option["value"], option["env"], option["removed"]) for option in found] == [
-        (["-h", "--help", "--usage"], "", [], False),
-        (["--version"], "", [], False),
-        (["-t", "--threads"], "N", ["LLAMA_ARG_THREADS"], False),
-        (["--cpu-strict"], "<0|1>", [], False),
-        (["-n", "--predict", "--n-predict"], "N", ["LLAMA_ARG_N_PREDICT"], False),
-        (["-fa", "--flash-attn"], "[on|off|auto]", ["LLAMA_ARG_FLASH_ATTN"], False),
-        (["--perf", "--no-perf"], "", ["LLAMA_ARG_PERF"], False),
-        (["--rope-scaling"], "{none,linear,yarn}", [], False),
-        (["-hf", "-hfr", "--hf-repo"], "<user>/<model>[:quant]", ["LLAMA_ARG_HF_REPO"], False),
-        (["--draft", "--draft-n", "--draft-max"], "N", ["LLAMA_ARG_DRAFT_MAX"], True),
-    ]  # fmt: skip
-    assert _release.parse_help("no options here\n") == []
-
 
 @pytest.mark.parametrize(
     ("text", "expected"),
