@@ -33,7 +33,8 @@ options:
       - The GPUs in the program's order, each with C(name) (by default C(CUDA0), C(ROCm0), C(Vulkan0) and so on),
         C(backend) (V(cuda), V(rocm) or V(vulkan)), C(total_bytes) and C(free_bytes). Layers are shared out by
         C(free_bytes) where V(tensor_split) does not say how.
-      - A Vulkan device may have C(max_storage_buffer_range), the largest tensor it binds (by default 4 GiB).
+      - A Vulkan device may have C(max_storage_buffer_range), the bytes of the largest tensor that it binds. Without it,
+        128 MiB count for a C(name) with C(llvmpipe) in it and 4 GiB for any other, with a warning where that decides.
       - Empty means the CPU alone.
     type: list
     elements: dict

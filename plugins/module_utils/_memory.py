@@ -73,6 +73,7 @@ class Device(NamedTuple):
     total: int
     free: int
     storage_range: int
+    storage_known: bool = True  # the device, or its name, tells the range
 
     @property
     def align(self) -> int:
@@ -127,7 +128,8 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-LLVMPIPE_STORAGE_RANGE = 1 << 27  # Mesa's software rasterizer binds no more
+LEAST_STORAGE_RANGE = 1 << 27  # the least maxStorageBufferRange that Vulkan allows (its Required Limits)
+LLVMPIPE_STORAGE_RANGE = LEAST_STORAGE_RANGE  # Mesa's software rasterizer binds no more
 
 
 def _number(name: str, value: Any, low: int, rule: str) -> int:
@@ -262,8 +264,10 @@ def parse_devices(devices: Iterable[Mapping[str, Any]] | None) -> tuple[Device, 
         free = sizes[1] if sizes[1] is not None else total
         if free > total:
             raise ValueError(f"device {name} has free_bytes {free} above its total_bytes {total}")
-        storage = LLVMPIPE_STORAGE_RANGE if "llvmpipe" in name.lower() else VULKAN_STORAGE_RANGE
-        result.append(Device(name, backend, total, free, sizes[2] if sizes[2] is not None else storage))
+        software = "llvmpipe" in name.lower()
+        storage = LLVMPIPE_STORAGE_RANGE if software else VULKAN_STORAGE_RANGE
+        told = backend != "vulkan" or software or sizes[2] is not None
+        result.append(Device(name, backend, total, free, sizes[2] if sizes[2] is not None else storage, told))
     return tuple(result)
 
 
@@ -1282,6 +1286,14 @@ def _check_storage_range(v: _Verdict, p: Placement, o: Mapping[str, Any], caches
                     f"{device.name} can bind (maxStorageBufferRange): choose a smaller ctx_size or cache type"
                 )
                 return
+            if not device.storage_known and nbytes > LEAST_STORAGE_RANGE:
+                v.warn(
+                    f"how much {device.name} can bind (maxStorageBufferRange) is not known and taken "
+                    f"as {device.storage_range} bytes, as of AMD's and NVIDIA's drivers. A layer's cache has {nbytes}; "
+                    f"a device with the {LEAST_STORAGE_RANGE} that Vulkan guarantees, as llvmpipe, would not start: "
+                    "give the device its max_storage_buffer_range (vulkaninfo)"
+                )
+                break
 
 
 def _output_bytes(h: HParams, c: Context, o: Mapping[str, Any]) -> int:

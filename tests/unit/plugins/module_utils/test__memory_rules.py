@@ -212,3 +212,23 @@ def test_kv_cache_bytes_is_the_sum_of_the_caches():
         b = _memory.memory_budget(oracle.loaded(name), options=options)
         want = sum(c["k_bytes"] + c["v_bytes"] for c in b["caches"])
         assert _memory.kv_cache_bytes(oracle.loaded(name), options) == want
+
+
+@pytest.mark.parametrize(
+    ("device", "starts", "warned"),
+    [
+        ({"name": "Vulkan0"}, True, True),
+        ({"name": "Vulkan0", "max_storage_buffer_range": 2**32 - 1}, True, False),
+        ({"name": "Vulkan0", "max_storage_buffer_range": 2**27}, False, False),
+        ({"name": "llvmpipe (LLVM 20.1.8, 256 bits)"}, False, False),
+    ],
+)
+def test_an_unknown_limit_of_vulkan_is_warned_of_where_it_decides(device, starts, warned):
+    """Row 3561: 131,072 cells of 2 KiB are 256 MiB for each layer, more than llvmpipe binds."""
+    gpu = [{**device, "backend": "vulkan", "total_bytes": 1 << 40}]
+    model = oracle.loaded("llama31-8b-real")
+    result = _memory.memory_budget(model, gpu, {"ctx_size": 131072, "program": "llama-fit-params"})
+    assert result["starts"] is starts
+    assert any("maxStorageBufferRange" in text for text in result["warnings"]) is warned
+    small = _memory.memory_budget(model, gpu, {"ctx_size": 4096, "program": "llama-fit-params"})
+    assert not any("maxStorageBufferRange" in text for text in small["warnings"])
