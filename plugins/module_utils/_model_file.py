@@ -626,6 +626,44 @@ def place(directory: Path, item: Wanted, partial: Path, record: Record) -> None:
     record.note(target, item.sha256)
 
 
+_SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
+VERSIONS = ".versions"
+
+
+def version_path(directory: Path, name: str, sha256: str) -> Path:
+    """Where the bytes of one digest stay while an instance needs them, whatever is fetched under that name later.
+
+    The pieces of a split model are found by the program beside the first, so they stay under their own names.
+    """
+    if not sha256 or _SPLIT.fullmatch(name):
+        return directory / name
+    return directory / VERSIONS / sha256.lower()[:16] / name
+
+
+def keep_version(directory: Path, name: str, path: Path) -> bool:
+    """Make path another name of the file; say whether that was to be done. It costs no space."""
+    origin = directory / name
+    if path == origin or (path.exists() and path.samefile(origin)):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)
+    os.link(origin, temporary)
+    temporary.replace(path)
+    return True
+
+
+def forget_versions(directory: Path, needed: set[Path]) -> list[Path]:
+    """Remove the versions that nothing needs any more, and return them."""
+    gone = [path for path in sorted((directory / VERSIONS).glob("*/*")) if path not in needed]
+    for path in gone:
+        path.unlink()
+    for folder in (*(path.parent for path in gone), directory / VERSIONS):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return gone
+
+
 def append_chunk(directory: Path, item: Wanted, chunk: Path, offset: int, sha256: str) -> int:
     """Add a chunk that came from the controller; return the partial file's new size."""
     partial = directory / item.partial

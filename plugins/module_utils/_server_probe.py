@@ -245,6 +245,33 @@ def judge(state: dict[str, Any], alive: bool, now: float, failures: int, cooldow
     return True
 
 
+def textfile(name: str, state: dict[str, Any]) -> str:
+    """The watchdog's figures in the format of node_exporter's textfile collector."""
+    figures = (
+        ("llamafleet_watchdog_restarts_total", "counter", "Restarts by the watchdog.", state.get("restarts")),
+        ("llamafleet_watchdog_failures", "gauge", "Failed probes in a row.", state.get("failures")),
+        (
+            "llamafleet_watchdog_last_ok_timestamp_seconds",
+            "gauge",
+            "When a token was last decoded.",
+            state.get("last_ok"),
+        ),
+    )
+    lines = []
+    for family, kind, text, value in figures:
+        if value is not None:
+            lines += [f"# HELP {family} {text}", f"# TYPE {family} {kind}", f'{family}{{name="{name}"}} {value:.15g}']
+    return "".join(f"{line}\n" for line in lines)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write whole or not at all. What reads *.prom does not see the temporary name."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.chmod(0o644)
+    temporary.replace(path)
+
+
 def watch(client: Client, options: argparse.Namespace) -> int:
     """One look of the watchdog. Restarts the unit after several failed probes in a row."""
     shown = systemctl("show", "--property=ActiveState,ActiveEnterTimestampMonotonic", options.unit)
@@ -269,9 +296,13 @@ def watch(client: Client, options: argparse.Namespace) -> int:
     restart = judge(state, alive, time.time(), options.failures, options.cooldown)
     state["last_probe"] = time.time()
     state["last_ok"] = state["last_probe"] if alive else state.get("last_ok")
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(state), encoding="utf-8")
-    temporary.replace(path)
+    replace(path, json.dumps(state))
+    if options.textfile:
+        try:
+            replace(Path(options.textfile) / f"llamafleet_watchdog_{options.name}.prom", textfile(options.name, state))
+        except OSError as exc:
+            # Figures are a courtesy; the watch goes on without them.
+            say(f"no figures written: {exc}")
     if alive:
         return 0
     if not restart:
@@ -313,6 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grace", type=float, default=300)
     parser.add_argument("--cooldown", type=float, default=1800)
     parser.add_argument("--unit", default="")
+    parser.add_argument("--textfile", default="", help="directory of node_exporter's textfile collector")
     options = parser.parse_args(arguments)
     client = Client(options.host, options.port, options.socket, options.tls, read_key(options.name))
     if options.action == "ready":

@@ -248,6 +248,9 @@ def render_watchdog(item: dict[str, Any]) -> dict[str, str]:
         "--unit",
         unit_name(name),
     )
+    textfile = item.get("textfile_directory") or ""
+    if textfile:
+        words += ["--textfile", textfile]
     service = [
         MARK,
         "[Unit]",
@@ -259,6 +262,7 @@ def render_watchdog(item: dict[str, Any]) -> dict[str, str]:
         "ExecStart=" + " ".join(quoted(word) for word in words),
         f"TimeoutStartSec={watchdog['timeout'] * 2 + item['drain_timeout'] + item['start_timeout'] + 90}",
         "StateDirectory=llamafleet/watchdog",
+        *([f"ReadWritePaths={quoted(textfile, variables=False)}"] if textfile else []),
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "ProtectHome=yes",

@@ -366,6 +366,12 @@ options:
     description: Seconds that the gate's request may take.
     type: int
     default: 120
+  textfile_directory:
+    description:
+      - Directory of node_exporter's textfile collector, which has to exist. Figures of the last gate, and those of each
+        watchdog, are written there for Prometheus. Empty writes none and removes what was written.
+    type: str
+    default: ""
   verify:
     description:
       - Change nothing. Put what runs through the whole gate and compare the host with the list; what is wrong stands in
@@ -485,6 +491,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _server_gate,
     _server_instance,
     _server_log,
+    _server_metrics,
     _server_plan,
     _server_probe,
     _unit,
@@ -493,6 +500,8 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
 UNITS = Path("/etc/systemd/system")
 CREDENTIALS = Path(_unit.CREDENTIALS)
 STATE = Path("/var/lib/llamafleet/state")
+# Where figures were written, to find them again when they are not wanted any more. No instance has such a name.
+TEXTFILE = STATE / ".textfile"
 # A second server beside the first, for the time of its trial.
 TRIAL = ".trial"
 # What the host and each device keep besides a server on trial.
@@ -631,6 +640,8 @@ class Instance:
         self.gate: dict[str, Any] = {}
         self.options: _server_flags.Options | None = None
         self.listed: dict[str, dict[str, Any]] = {}
+        # The names of the model files by the paths that the unit names.
+        self.versions: dict[Path, str] = {}
 
     @property
     def credentials(self) -> Path:
@@ -696,6 +707,17 @@ class Worker:
         Path(temporary).chmod(mode_of(path))
         self.module.atomic_move(temporary, str(path))
         path.chmod(mode_of(path))
+
+    def forget_arguments(self) -> None:
+        """Remove the files in which this module was sent: they hold the keys, and a killed run would leave its own.
+
+        Ansible removes them itself after a run that ended. By now this process has read its own.
+        """
+        if getattr(self.module, "_keep_remote_files", False):
+            return
+        for path in Path(self.module.tmpdir).parent.glob("ansible-tmp-*/AnsiballZ_llama_instances.py"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     # -- checking
 
@@ -840,6 +862,7 @@ class Worker:
             item["loopback"] = _server_instance.loopback(item["host"])
             given = {key: value for key, value in (item["watchdog"] or {}).items() if value is not None}
             item["watchdog"] = {**WATCHDOG, **given}
+            item["textfile_directory"] = params["textfile_directory"]
             _server_instance.model_paths(item, params["model_dir"], listed)
             if item["state"] == "absent":
                 continue
@@ -934,7 +957,7 @@ class Worker:
                 flags = ["(rendered for the binary when it is installed)"]
             else:
                 item["environment"] = _server_flags.check_environment(options, item["environment"])
-                flags = _server_flags.command_line(options, item)
+                flags = _server_flags.command_line(options, self.versioned(instance, listed))
         except _server_flags.FlagError as exc:
             raise Failure(f"instance {item['name']!r}: {exc}") from exc
         text = _unit.render_service(item, str(self.release), flags, self.params["user"], self.groups(item["backend"]))
@@ -955,6 +978,48 @@ class Worker:
         instance.fingerprint = digest.hexdigest()
         instance.options, instance.listed = options, listed
         return instance
+
+    def versioned(self, instance: Instance, listed: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The instance with the paths of its files by their digests.
+
+        A file that is fetched anew under the same name is then another path: a restart loads what has passed the gate,
+        and the way back leads to the old bytes.
+        """
+        item = dict(instance.item)
+        directory = Path(self.params["model_dir"])
+
+        def path_of(name: str) -> str:
+            path = _model_file.version_path(directory, name, str(listed.get(name, {}).get("sha256") or ""))
+            instance.versions[path] = name
+            return str(path)
+
+        item["model_path"] = path_of(item["model"])
+        if item.get("mmproj_path"):
+            item["mmproj_path"] = path_of(item["mmproj"])
+        if (item.get("draft") or {}).get("model_path"):
+            item["draft"] = {**item["draft"], "model_path": path_of(item["draft"]["model"])}
+        return item
+
+    def keep_versions(self, instances: list[Instance]) -> bool:
+        """Give the instances' files their names by digest; say whether one was missing."""
+        directory = Path(self.params["model_dir"])
+        changed = False
+        for instance in instances:
+            for path, name in instance.versions.items():
+                if self.check:
+                    changed = changed or not path.exists()
+                else:
+                    changed = _model_file.keep_version(directory, name, path) or changed
+        return changed
+
+    def forget_versions(self) -> None:
+        """Remove the files that no unit names any more, neither one in place nor one that passed the gate."""
+        directory = Path(self.params["model_dir"])
+        units = [*self.managed().values(), *STATE.glob("*/good.service")]
+        texts = [(read(path) or b"").decode("utf-8", "replace") for path in units]
+        found = (directory / _model_file.VERSIONS).glob("*/*")
+        needed = {path for path in found if any(str(path) in text for text in texts)}
+        _model_file.forget_versions(directory, needed)
 
     def compare(self, instance: Instance) -> None:
         """Find out what has to be done, and note it for the diff."""
@@ -1013,6 +1078,49 @@ class Worker:
         if not self.check:
             self.write(path, content)
         return True
+
+    def textfiles(self, instances: list[Instance]) -> bool:
+        """Keep the figures for Prometheus; say whether something changes."""
+        known = read(TEXTFILE)
+        before = None if known is None else Path(known.decode("utf-8").strip())
+        wanted = Path(self.params["textfile_directory"]) if self.params["textfile_directory"] and instances else None
+        if wanted is not None and not wanted.is_dir() and not self.check:
+            raise Failure(
+                f"textfile_directory {wanted} is not a directory; make it the one of node_exporter's "
+                "--collector.textfile.directory"
+            )
+        files: dict[Path, bytes | None] = {}
+        if before is not None:
+            keep = {
+                instance.name for instance in instances if wanted == before and instance.item["watchdog"]["enabled"]
+            }
+            for path in before.glob("llamafleet_watchdog_*.prom"):
+                if path.name[len("llamafleet_watchdog_") : -len(".prom")] not in keep:
+                    files[path] = None
+            if wanted != before:
+                files[before / _server_metrics.FILE] = None
+        if wanted is not None:
+            rows = {
+                instance.name: {
+                    "release": instance.state().get("release", str(self.release)),
+                    "model": instance.item["model"],
+                    "address": _server_instance.endpoint(instance.item),
+                    "state": instance.state(),
+                }
+                for instance in instances
+                if instance.item["state"] == "started"
+            }
+            files[wanted / _server_metrics.FILE] = _server_metrics.textfile(rows).encode("utf-8")
+        changed = {path: content for path, content in files.items() if read(path) != content}
+        for path, content in changed.items():
+            self.diffs.append(difference(path, read(path), content))
+        if not self.check:
+            self.put(changed)
+            if wanted is None:
+                TEXTFILE.unlink(missing_ok=True)
+            elif wanted != before:
+                self.write(TEXTFILE, f"{wanted}\n".encode())
+        return bool(changed)
 
     def remove(self, name: str) -> None:
         self.removed.append(name)
@@ -1314,6 +1422,7 @@ class Worker:
         return {"changed": False, "instances": rows, "release": str(self.release)}
 
     def work(self) -> dict[str, Any]:
+        self.forget_arguments()
         instances = self.prepare()
         if self.params["verify"]:
             for instance in instances:
@@ -1325,10 +1434,14 @@ class Worker:
             self.compare(instance)
         changed = bool(instances) and self.install_probe()
         leaving = sorted(set(managed) - keep)
+        changed = self.keep_versions(instances) or changed
         if not self.check:
             self.apply(instances, leaving)
         for name in leaving:
             self.remove(name)
+        if not self.check:
+            self.forget_versions()
+        changed = self.textfiles(instances) or changed
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
         result = [self.row(instance) for instance in instances]
         result += [
@@ -1402,6 +1515,7 @@ def main() -> None:
             "gate_timeout": {"type": "int", "default": 120},
             "trial": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
             "tolerance": {"type": "float", "default": 0.05},
+            "textfile_directory": {"type": "str", "default": ""},
             "verify": {"type": "bool", "default": False},
             "plan": {"type": "bool", "default": True},
             "build": {"type": "str", "default": "auto"},

@@ -450,3 +450,27 @@ def test_nothing_of_ansible_is_needed():
     text = Path(mf.__file__).read_text(encoding="utf-8")
     assert "import ansible" not in text
     assert "from ansible" not in text
+
+
+def test_a_version_survives_what_comes_under_its_name(tmp_path):
+    old, new = "a" * 64, "b" * 64
+    (tmp_path / "m.gguf").write_bytes(b"old")
+    path = mf.version_path(tmp_path, "m.gguf", old)
+    assert mf.keep_version(tmp_path, "m.gguf", path)
+    assert not mf.keep_version(tmp_path, "m.gguf", path)
+    (tmp_path / "n").write_bytes(b"new")
+    (tmp_path / "n").replace(tmp_path / "m.gguf")
+    assert path.read_bytes() == b"old"
+    other = mf.version_path(tmp_path, "m.gguf", new)
+    assert mf.keep_version(tmp_path, "m.gguf", other)
+    assert mf.forget_versions(tmp_path, {other}) == [path]
+    assert not path.parent.exists()
+    assert other.read_bytes() == b"new"
+    assert mf.forget_versions(tmp_path, set()) == [other]
+    assert not (tmp_path / mf.VERSIONS).exists()
+    assert (tmp_path / "m.gguf").read_bytes() == b"new"
+
+
+def test_pieces_of_a_split_model_and_files_of_unknown_digest_keep_their_names(tmp_path):
+    assert mf.version_path(tmp_path, "m-00001-of-00002.gguf", "a" * 64) == tmp_path / "m-00001-of-00002.gguf"
+    assert mf.version_path(tmp_path, "m.gguf", "") == tmp_path / "m.gguf"
