@@ -94,6 +94,41 @@ SERVER_WHEEL = Package(
     "6805555f40aca939f60c0c4afc41b5d8f44d1116a1c2848bf79ab615adba1a2f",
 )
 
+# A CUDA toolkit: compiler, headers and libraries that ggml is configured and compiled with. 13.3 is the newest of
+# NVIDIA's that refuses Fedora 44's own g++ 16.
+CUDA_TOOLKIT = (
+    Package(
+        "nvidia-cuda-nvcc",
+        "nvidia_cuda_nvcc-13.3.73-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+        "f483af83166c4fa356a21606076d553b0b4ceaebbd9912e537545080db695bdd",
+    ),
+    Package(
+        "nvidia-nvvm",
+        "nvidia_nvvm-13.3.73-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+        "0e28e0858a3475e11ac67d35301cd5bf82666a1c0dc4ec4e80ceaf3a5fd1dea8",
+    ),
+    Package(
+        "nvidia-cuda-crt",
+        "nvidia_cuda_crt-13.3.73-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+        "df14a17ae1c5c3171265411212246654d780f89344ea85344466c6b955247543",
+    ),
+    Package(
+        "nvidia-cuda-runtime",
+        "nvidia_cuda_runtime-13.3.29-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+        "e04420616e72f563167a7733272992d7e6df6dc5cb54b2f94f9f1520ea9e30c1",
+    ),
+    Package(
+        "nvidia-cuda-cccl",
+        "nvidia_cuda_cccl-13.3.5.0.6-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+        "d5230098fa2df5021e1a00c0c4eee41797671a91119d31e892463e5ccf3ee326",
+    ),
+    Package(
+        "nvidia-cublas",
+        "nvidia_cublas-13.6.2.16-py3-none-manylinux_2_27_x86_64.whl",
+        "3968bb7940ed0690769b2918132ca1368b2806321b7c9d94a89c649a03e3b788",
+    ),
+)
+
 
 def _index() -> str:
     """Return the package index that pip is set to use here, or PyPI's own."""
