@@ -87,6 +87,8 @@ class T:
         self.ty = ty
         self.ne = ne
         size = TYPES[ty]
+        if size.block > 1 and ne[0] >= TOKENS:
+            raise NumbersNeededError
         nb0 = size.size
         nb1 = nb0 * (ne[0] // size.block)
         nb2 = nb1 * ne[1]
@@ -114,6 +116,8 @@ def _view_bytes(ty: str, ne: tuple[int, ...], nb: tuple[int, ...]) -> int:
     if min(ne) <= 0:
         return 0
     size = TYPES[ty]
+    if size.block > 1 and ne[0] >= TOKENS:
+        raise NumbersNeededError
     total = size.size + (ne[0] - 1) * nb[0] if size.block == 1 else ne[0] * nb[0] // size.block
     return total + (ne[1] - 1) * nb[1] + (ne[2] - 1) * nb[2] + (ne[3] - 1) * nb[3]
 
@@ -582,7 +586,7 @@ class NotPeriodicError(Exception):
 
 
 class NumbersNeededError(Exception):
-    """A size does not follow from the unknowns alone: a row of unknown length is padded to 512 values."""
+    """A size does not follow from the unknowns alone: a row of unknown length is cut into blocks or padded."""
 
 
 class _Part(NamedTuple):
