@@ -235,13 +235,13 @@ def by_host(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         findings = [
             {
                 "severity": "warning" if row["verdict"] == _plan.UNKNOWN else "refusal",
-                "message": f"instance {row['name']!r}: {row['verdict']}: {row['reason']}",
+                "text": f"instance {row['name']!r}: {row['verdict']}: {row['reason']}",
             }
             for row in bad
         ]
         if host["reason"]:
             refused = host["verdict"] in (_plan.SHORT, _plan.REFUSED)
-            findings.append({"severity": "refusal" if refused else "warning", "message": host["reason"]})
+            findings.append({"severity": "refusal" if refused else "warning", "text": host["reason"]})
         found[host["name"]] = {
             "verdict": host["verdict"],
             "build": host["build"],

@@ -164,8 +164,8 @@ def compute_buffers(s: Setup) -> Compute:
     tokens = pad(min(c.n_ctx, c.n_ubatch), c.n_seq)
     # without recurrent states, slots that share a cache are only a number of tokens
     n_seq = c.n_seq if c.n_stream > 1 or s.model.hparams.n_embd_r or not s.build.outputs_for_all_tokens else 1
-    # Small batches are not offloaded, and a dimension of 1 makes shapes equal that otherwise are not
-    free = tokens >= 32 and tokens > n_seq
+    # Operations on fewer than 32 rows are not offloaded; recurrent states work on the rows of one sequence
+    free = tokens >= 32 * n_seq
     known = gg.monomials(
         tokens // n_seq if free else 0,
         next((cache.cells for cache in s.caches if cache.kind == "base"), 0),

@@ -441,7 +441,7 @@ def check_plan(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
         Finding(
             "plan_refused" if entry["severity"] == REFUSAL else "plan_unknown",
             entry["severity"],
-            entry["message"],
+            entry["text"],
             "the plan",
         )
         for entry in wishes.plan_findings

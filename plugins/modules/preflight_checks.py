@@ -114,7 +114,7 @@ options:
         type: str
         choices: [refusal, warning]
         required: true
-      message:
+      text:
         description: The sentence.
         type: str
         required: true
@@ -252,7 +252,7 @@ def main() -> None:
                 "default": [],
                 "options": {
                     "severity": {"type": "str", "required": True, "choices": ["refusal", "warning"]},
-                    "message": {"type": "str", "required": True},
+                    "text": {"type": "str", "required": True},
                 },
             },
             "gtt_bytes": {"type": "int", "default": 0},

@@ -379,8 +379,8 @@ def test_what_site_takes_from_the_plan() -> None:
     assert found["memory"] == {"CUDA0": 7, "ROCm0": 9, "host": 10}
     assert found["gtt_plan_bytes"] == 9
     assert found["findings"] == [
-        {"severity": "refusal", "message": "instance 'y': does not fit: lacks 1 GiB"},
-        {"severity": "warning", "message": "instance 'z': unknown: no header"},
+        {"severity": "refusal", "text": "instance 'y': does not fit: lacks 1 GiB"},
+        {"severity": "warning", "text": "instance 'z': unknown: no header"},
     ]
 
 

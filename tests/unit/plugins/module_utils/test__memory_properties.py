@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _compute, _memory
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from . import oracle
@@ -74,6 +74,8 @@ def whole(setup):
     return _compute._result(setup, template, known).bytes
 
 
+# 14 tokens of each of 3 sequences: recurrent states work on fewer rows than an operation needs to be offloaded
+@example("qwen36-27b-real", 256, ("f16", "f16"), 40, 3, False, 1, 7)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from((*MODELS, "gpt-oss-20b-real", "gemma3-27b-real", "gemma4-e4b-tiny", "lfm2-1.2b-real")),

@@ -212,12 +212,12 @@ def test_an_apu_before_its_reboot_is_compared_with_the_limit_to_come(tmp_path):
 
 def test_what_the_plan_says_is_reported_with_all_else(tmp_path):
     said = [
-        {"severity": "refusal", "message": "instance 'chat': refused: f16/q8_0 aborts"},
-        {"severity": "warning", "message": "instance 'code': unknown: the header cannot be read"},
+        {"severity": "refusal", "text": "instance 'chat': refused: f16/q8_0 aborts"},
+        {"severity": "warning", "text": "instance 'code': unknown: the header cannot be read"},
     ]
     findings = Host(tmp_path, "rtx_4090").judge(backends=["cuda"], plan={"CUDA1": GIB}, plan_findings=said)
     assert named(findings) == {"plan_refused": "refusal", "device_missing": "refusal", "plan_unknown": "warning"}
-    assert message(findings, "plan_refused") == said[0]["message"]
+    assert message(findings, "plan_refused") == said[0]["text"]
 
 
 def test_a_plan_for_a_host_whose_memory_is_unknown_is_a_warning(tmp_path):
