@@ -680,10 +680,14 @@ def _run(
                     if lengths[i] != _ENDLESS:
                         lengths[i] += need
                     break
-                if block > end:
-                    starts.insert(i, start)
-                    lengths.insert(i, need)
-                    break
+            else:
+                # Not in front of the first block behind it: empty blocks, of tensors without rows, may lie within.
+                # A block that grew over one is out of order, so the place is searched for as ggml does.
+                i = 0
+                while i < len(starts) and starts[i] < start:
+                    i += 1
+                starts.insert(i, start)
+                lengths.insert(i, need)
     return top
 
 

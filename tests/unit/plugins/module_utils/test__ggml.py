@@ -166,3 +166,18 @@ def test_layers_that_are_not_alike_are_not_folded():
     scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
     with pytest.raises(gg.NotPeriodicError):
         gg.lay_out(g, scheduler, [False], starts, [gg.Repeat(0, 1, 9)])
+
+
+def test_an_empty_block_within_what_is_freed_stays_behind_it():
+    """ggml_dyn_tallocr_insert_block sorts by address: of two equal blocks the last one in memory is the best."""
+    starts, lengths = [50, 202], [0, gg._ENDLESS]
+    gg._run([~0], [100], [0], starts, lengths, 202)
+    assert starts == [0, 50, 202]
+    assert lengths == [100, 0, gg._ENDLESS]
+
+
+def test_a_block_that_grew_over_an_empty_one_is_still_merged_with():
+    """ggml_dyn_tallocr_free_bytes looks at every block; one that grew downwards is not sorted again."""
+    starts, lengths = [50, 10, 300], [0, 90, gg._ENDLESS]
+    gg._run([~0], [10], [0], starts, lengths, 300)
+    assert (starts, lengths) == ([50, 0, 300], [0, 100, gg._ENDLESS])
