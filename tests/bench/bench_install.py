@@ -113,7 +113,7 @@ def main() -> int:
             folder = Path(name)
             artifact = make_artifact(options.wheel, folder)
             plain = timed(lambda: [shutil.copyfile(artifact, folder / f"copy-{host}") for host in names])
-            podman = timed(lambda: on_all(names, lambda host: run(PODMAN, "cp", artifact, f"{host}:/root/copy")))
+            podman = timed(lambda: on_all(names, lambda host: run(PODMAN, "cp", artifact, f"{host}:/srv/copy")))
             ours = timed(lambda: play(names, artifact, folder))
             again = timed(lambda: play(names, artifact, folder))
             size = artifact.stat().st_size

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bin"))
 
-from support import machine, parts  # noqa: E402
+from support import machine, parts  # noqa: E402  (bin/ has to be on the path first)
 
 HOST_TOOL = ROOT / "tests" / "host" / "host"
 PODMAN = ROOT / "tests" / "host" / "podman"

@@ -41,7 +41,7 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result):
         self._note(result)
 
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result, ignore_errors=False):  # the signature is the core's
         self._note(result)
 
     def v2_runner_on_skipped(self, result):
