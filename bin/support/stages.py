@@ -323,30 +323,31 @@ def molecule(tally: Tally, only: str = "") -> None:
         "LLAMAFLEET_MODEL_GEMMA3": str(parts.extract(parts.GEMMA3)),
     }
     base = ["molecule", "--base-config", ".config/molecule/config.yml"]
-    # The hosts' names are the same for every run, so a second one on this machine waits.
-    lock = Path("/run/lock/llamafleet-molecule")
+    # Hosts of the same prefix have the same names in every run, so a second one on this machine waits.
+    prefix = os.environ.get("LLAMAFLEET_TEST_PREFIX") or "llamafleet-test"
+    lock = Path(f"/run/lock/{prefix}-molecule")
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             console.say(f"waiting for another run of the scenarios on this machine ({lock})")
             fcntl.flock(held, fcntl.LOCK_EX)
-        _scenarios(tally, names, base, copied, env)
+        try:
+            _scenarios(tally, names, base, copied, env)
+        finally:
+            _host("down", "--prefix", f"{prefix}-")
 
 
 def _scenarios(tally: Tally, names: Sequence[str], base: Sequence[str], copied: Path, env: Mapping[str, str]) -> None:
-    try:
-        for name in names:
-            # molecule remembers there which steps an earlier run has done, and leaves them out.
-            with tempfile.TemporaryDirectory(prefix="molecule-") as memory:
-                tally.check(
-                    f"molecule:{name}",
-                    [*base, "test", "--scenario-name", name, "--destroy", "never"],
-                    cwd=copied,
-                    env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": memory},
-                )
-    finally:
-        _host("down", "--prefix", "llamafleet-test-")
+    for name in names:
+        # molecule remembers there which steps an earlier run has done, and leaves them out.
+        with tempfile.TemporaryDirectory(prefix="molecule-") as memory:
+            tally.check(
+                f"molecule:{name}",
+                [*base, "test", "--scenario-name", name, "--destroy", "never"],
+                cwd=copied,
+                env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": memory},
+            )
 
 
 def full(tally: Tally) -> None:
