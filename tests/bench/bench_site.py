@@ -5,8 +5,9 @@
 
 Boots the hosts, brings them to what the demo's inventory says (with the artifact that the demo's stage has left in the
 cache; where it is missing it is compiled first), runs site.yml again and counts. Fails where the second run changes
-anything or has more than --most tasks for a host, and where preflight, gpu_access and gtt_memory together have more
-than --most-roles tasks or take longer than --limit-roles seconds.
+anything or has more than --most tasks for a host. On one more host, preflight, gpu_access and gtt_memory run over a
+local connection, with the newest ansible-core (--core, a virtual environment for the stand-in's Python): they may have
+--most-roles tasks together, and take --limit-roles seconds when nothing changes.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from support import machine, parts  # noqa: E402  (bin/ has to be on the path fi
 
 HOST_TOOL = ROOT / "tests" / "host" / "host"
 PODMAN = ROOT / "tests" / "host" / "podman"
+# The folder in which this tree lies as ansible_collections/llamafleet/turboquant.
+COLLECTIONS = ROOT.parents[2]
 
 ROLES = """
 - name: Roles that look at the hardware
-  hosts: servers
+  hosts: all
   gather_facts: false
   vars:
     gpu_access_service_user: llamafleet
@@ -100,11 +103,6 @@ class Bench:
         processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {**json.loads(tally.read_text(encoding="utf-8")), "seconds": seconds, "processor": processor}
 
-    def write(self, name: str, text: str) -> Path:
-        path = self.folder / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
 
 def site(bench: Bench, most: int) -> list[str]:
     """Converge, run again, print, and return what was promised and does not hold."""
@@ -125,15 +123,54 @@ def site(bench: Bench, most: int) -> list[str]:
     return wrong
 
 
-def roles(bench: Bench, most: int, limit: float) -> list[str]:
-    """The three roles that look at the hardware, on one host."""
-    one = ("--limit", bench.names[0])
-    playbook = bench.write("roles.yml", ROLES)
-    bench.play(playbook, "roles-first", *one)
-    again = bench.play(playbook, "roles-again", *one)
-    tasks = again["tasks"][bench.names[0]]
-    print(f"  preflight, gpu_access and gtt_memory: {len(tasks)} tasks, {again['seconds']:.1f} s, converged")
-    wrong = [f"{name} changed: {', '.join(changed)}" for name, changed in again["changed"].items()]
+class Local:
+    """One stand-in host that runs ansible-playbook itself: the tree and the virtual environment are mounted there."""
+
+    def __init__(self, folder: Path, name: str, core: Path) -> None:
+        self.folder = folder
+        self.name = name
+        self.core = core
+        # The stand-in and not Fedora's own image: the virtual environment was made for its Python.
+        mounted = (folder, core, machine.cache_dir(), COLLECTIONS)
+        volumes = [f"--podman=--volume={path}:{path}" for path in dict.fromkeys(mounted)]
+        subprocess.run([HOST_TOOL, "up", name, "--release", "44", *volumes], check=True, stdout=subprocess.DEVNULL)
+
+    def play(self, playbook: Path, log: str) -> dict[str, Any]:
+        """Run a playbook on the host from the host; return its tally with the wall clock's seconds."""
+        tally = self.folder / "tally.json"
+        variables = {
+            "ANSIBLE_CONFIG": ROOT / "ansible.cfg",
+            "ANSIBLE_COLLECTIONS_PATH": COLLECTIONS,
+            "ANSIBLE_CALLBACK_PLUGINS": ROOT / "tests" / "bench" / "callback",
+            "ANSIBLE_CALLBACKS_ENABLED": "task_tally",
+            "TASK_TALLY": tally,
+        }
+        argv = [self.core / "bin" / "ansible-playbook", f"--inventory={self.name},", "--connection=local", playbook]
+        named = [f"--env={key}={value}" for key, value in variables.items()]
+        begun = time.monotonic()
+        done = subprocess.run([PODMAN, "exec", *named, self.name, *argv], capture_output=True, text=True)
+        seconds = time.monotonic() - begun
+        (self.folder / f"{log}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        if done.returncode:
+            sys.exit(f"{playbook.name} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        return {**json.loads(tally.read_text(encoding="utf-8")), "seconds": seconds}
+
+
+def roles(local: Local, most: int, limit: float) -> list[str]:
+    """The three roles that look at the hardware, over a local connection."""
+    playbook = local.folder / "roles.yml"
+    playbook.write_text(ROLES, encoding="utf-8")
+    first = local.play(playbook, "roles-first")
+    # The best of three: what else the machine does in these seconds only adds to them.
+    runs = [local.play(playbook, f"roles-again-{number}") for number in range(1, 4)]
+    again = min(runs, key=lambda run: float(run["seconds"]))
+    tasks = again["tasks"][local.name]
+    print(
+        f"  preflight, gpu_access and gtt_memory over a local connection: {len(tasks)} tasks, converged "
+        f"{', '.join(format(run['seconds'], '.1f') for run in runs)} s, first {first['seconds']:.1f} s",
+        flush=True,
+    )
+    wrong = [f"{name} changed: {', '.join(changed)}" for run in runs for name, changed in run["changed"].items()]
     if len(tasks) > most:
         wrong.append(f"the three roles have {len(tasks)} tasks, more than {most}: {'; '.join(tasks)}")
     if again["seconds"] > limit:
@@ -146,17 +183,22 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=10)
     parser.add_argument("--prefix", default="llamafleet-bench")
     parser.add_argument("--most", type=int, default=40, help="tasks for each host in the converged run")
+    parser.add_argument("--core", type=Path, required=True, help="virtual environment with ansible-core")
     parser.add_argument("--most-roles", type=int, default=15)
     parser.add_argument("--limit-roles", type=float, default=6.0)
     options = parser.parse_args()
     names = [f"{options.prefix}-{number}" for number in range(1, options.hosts + 1)]
+    alone = f"{options.prefix}-alone"
     try:
-        subprocess.run([HOST_TOOL, "up", *names, "--release", "44", "--fedora"], check=True, stdout=subprocess.DEVNULL)
         with tempfile.TemporaryDirectory(prefix="bench-site-") as folder:
-            bench = Bench(Path(folder), names)
-            wrong = roles(bench, options.most_roles, options.limit_roles) + site(bench, options.most)
+            wrong = roles(Local(Path(folder), alone, options.core), options.most_roles, options.limit_roles)
+            subprocess.run([HOST_TOOL, "down", alone], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [HOST_TOOL, "up", *names, "--release", "44", "--fedora"], check=True, stdout=subprocess.DEVNULL
+            )
+            wrong += site(Bench(Path(folder), names), options.most)
     finally:
-        subprocess.run([HOST_TOOL, "down", *names], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run([HOST_TOOL, "down", alone, *names], check=False, stdout=subprocess.DEVNULL)
     for line in wrong:
         print(f"  {line}", file=sys.stderr)
     return 1 if wrong else 0
