@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 # A line at least this often, so that a person (or a CI that kills silent jobs) sees it is alive.
 HEARTBEAT_SECONDS = 20
@@ -30,6 +32,28 @@ def clock(seconds: float) -> str:
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+@contextlib.contextmanager
+def to_its_end() -> Iterator[None]:
+    """Put Ctrl-C off to the end of what must not be cut off: a package manager half-way leaves the machine broken.
+
+    Commands inside have to run in a session of their own, or the terminal interrupts them all the same.
+    """
+    asked = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        say("    ... stops as soon as this step has ended: cut off here it would leave the machine half changed")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if asked:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -52,12 +76,14 @@ def run(
     cwd: Path | None = None,
     log: Path | None = None,
     check: bool = True,
+    own_session: bool = False,
 ) -> int:
     """Run a command and return its exit status.
 
     Without `log` its output goes to the terminal. With `log` it goes to that file, and the
     terminal gets its last line every HEARTBEAT_SECONDS; when it fails, its last TAIL_LINES.
-    A long quiet command without `log` gets a line with the elapsed time.
+    A long quiet command without `log` gets a line with the elapsed time. A command in its own
+    session is not reached by the terminal's Ctrl-C.
     """
     command = [str(part) for part in argv]
     begun = time.monotonic()
@@ -73,6 +99,7 @@ def run(
         text=True,
         errors="replace",
         bufsize=1,
+        start_new_session=own_session,
     )
     done = threading.Event()
 

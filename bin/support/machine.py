@@ -80,10 +80,12 @@ def _manager() -> str:
 
 
 def _installed(manager: str) -> set[str]:
-    listing = console.output(
-        ["dpkg-query", "-W", "-f", "${Package}\n"] if manager == "apt-get" else ["rpm", "-qa", "--qf", "%{NAME}\n"]
-    )
-    return set((listing or "").split())
+    """Return the names of the installed packages; without those of which dpkg keeps only the settings."""
+    if manager == "apt-get":
+        listing = console.output(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n"]) or ""
+        rows = [line.split() for line in listing.splitlines()]
+        return {name for state, name in rows if state not in ("config-files", "not-installed")}
+    return set((console.output(["rpm", "-qa", "--qf", "%{NAME}\n"]) or "").split())
 
 
 def _present(what: str) -> bool:
@@ -91,24 +93,59 @@ def _present(what: str) -> bool:
 
 
 def install_packages() -> None:
-    """Install what is missing, by the machine's own package manager, and note exactly what was added."""
+    """Install what is missing, by the machine's own package manager, and note exactly what was added.
+
+    Fetching can be interrupted; installing is not, and what a killed call left half done is finished first.
+    """
     manager = _manager()
+    if _before().exists():
+        _resume(manager)
     missing = sorted({package for what, package in _NEEDED[manager].items() if not _present(what)})
     if manager == "apt-get" and not _has_venv():
         missing.append("python3-venv")
     if not missing:
         return
     with console.phase(f"install with {manager}: {' '.join(missing)}"):
-        before = _installed(manager)
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        log = cache_dir() / "packages.log"
+        # Without the recommended packages: a demo should not leave a machine fuller than it must.
         if manager == "apt-get":
-            console.run(["apt-get", "update"], env=quiet, log=log)
-            # Without the recommended packages: a demo should not leave a machine fuller than it must.
-            console.run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], env=quiet, log=log)
+            _package_command("apt-get", "update")
+            install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+            fetch = [*install, "--download-only"]
         else:
-            console.run(["dnf", "install", "--assumeyes", "--setopt=install_weak_deps=False", *missing], log=log)
-        _note_packages(manager, _installed(manager) - before)
+            install = ["dnf", "install", "--assumeyes", "--setopt=install_weak_deps=False", *missing]
+            fetch = [*install, "--downloadonly"]
+        _package_command(*fetch)
+        _before().write_text(json.dumps(sorted(_installed(manager))), encoding="utf-8")
+        with console.to_its_end():
+            _package_command(*install, own_session=True)
+            _note_added(manager)
+
+
+def _package_command(*argv: str, check: bool = True, own_session: bool = False) -> None:
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    console.run(argv, env=quiet, log=cache_dir() / "packages.log", check=check, own_session=own_session)
+
+
+def _resume(manager: str) -> None:
+    """Finish an installation that was killed: apt refuses any other before that."""
+    with console.phase(f"finish what {manager} had begun to install"), console.to_its_end():
+        if manager == "apt-get":
+            # Fails where a package lies unpacked without one that it depends on, which the second command installs.
+            _package_command("dpkg", "--configure", "-a", check=False, own_session=True)
+            fix = ("apt-get", "install", "--yes", "--no-install-recommends", "--fix-broken")
+            _package_command(*fix, own_session=True)
+        _note_added(manager)
+
+
+def _before() -> Path:
+    """Where the names of the installed packages stand while packages are being added."""
+    return cache_dir() / "packages-before.json"
+
+
+def _note_added(manager: str) -> None:
+    before = set(json.loads(_before().read_text(encoding="utf-8")))
+    _note_packages(manager, _installed(manager) - before)
+    _before().unlink()
 
 
 def _notes() -> Path:
@@ -122,6 +159,8 @@ def _note_packages(manager: str, added: set[str]) -> None:
 
 def remove_packages() -> None:
     """Take back exactly the packages that install_packages added, unless something else needs them by now."""
+    if _before().exists():
+        _resume(_manager())
     if not _notes().exists():
         return
     note = json.loads(_notes().read_text(encoding="utf-8"))
@@ -140,8 +179,8 @@ def remove_packages() -> None:
         others = ", ".join(sorted(taken - ours)) or "other packages"
         console.say(f"Left installed, because {others} would go with them: {' '.join(sorted(ours))}")
         return
-    with console.phase(f"remove the {len(ours)} packages that were installed for this"):
-        console.run(command, env={"DEBIAN_FRONTEND": "noninteractive"}, log=cache_dir() / "packages.log")
+    with console.phase(f"remove the {len(ours)} packages that were installed for this"), console.to_its_end():
+        _package_command(*command, own_session=True)
 
 
 def _has_venv(python: str = sys.executable) -> bool:
