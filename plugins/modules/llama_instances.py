@@ -31,23 +31,11 @@ attributes:
   idempotent:
     support: full
 options:
-  instances:
-    description:
-      - The instances. What one leaves out is taken from O(defaults).
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description:
-          - Name of the instance; its unit is C(llama-server@NAME.service). Lower-case letters, digits and C(. _ -).
-        type: str
-        required: true
-      model:
-        description:
-          - Name of the model file, an entry of C(llama_model_files).
-        type: str
-        required: true
+  defaults:
+    description: Settings for instances that do not name them.
+    type: dict
+    default: {}
+    suboptions: &settings
       mmproj:
         description:
           - Name of the multimodal projector, an entry of C(llama_model_files). It costs GPU memory of about its size.
@@ -328,10 +316,24 @@ options:
           - V(started) unless set; V(stopped) keeps the unit, V(absent) is as if it were not listed.
         type: str
         choices: [started, stopped, absent]
-  defaults:
-    description: Settings for instances that do not name them.
-    type: dict
-    default: {}
+  instances:
+    description:
+      - The instances. What one leaves out is taken from O(defaults).
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      <<: *settings
+      name:
+        description:
+          - Name of the instance; its unit is C(llama-server@NAME.service). Lower-case letters, digits and C(. _ -).
+        type: str
+        required: true
+      model:
+        description:
+          - Name of the model file, an entry of C(llama_model_files).
+        type: str
+        required: true
   models:
     description: The listed model files, C(name), C(sha256) and, where known, C(bytes). An instance may use only these.
     type: list
@@ -504,9 +506,12 @@ STATE = Path("/var/lib/llamafleet/state")
 TEXTFILE = STATE / ".textfile"
 # A second server beside the first, for the time of its trial.
 TRIAL = ".trial"
+HALF_WRITTEN = ".new"
 # What the host and each device keep besides a server on trial.
 SPARE = 1 << 30
 SECRET_FILES = ("api-keys", "tls.key")
+# Seconds that a run waits for another one on the same host, which may be loading a large model.
+LOCK_TIMEOUT = 900
 
 DEFAULTS: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -536,9 +541,7 @@ DEFAULTS: dict[str, Any] = {
     "watchdog": {},
     "state": "started",
 }
-INSTANCE_SPEC: dict[str, Any] = {
-    "name": {"type": "str", "required": True},
-    "model": {"type": "str", "required": True},
+SETTINGS_SPEC: dict[str, Any] = {
     "mmproj": {"type": "str"},
     "alias": {"type": "str"},
     "host": {"type": "str"},
@@ -617,12 +620,28 @@ INSTANCE_SPEC: dict[str, Any] = {
     },
     "state": {"type": "str", "choices": ["started", "stopped", "absent"]},
 }
+INSTANCE_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "model": {"type": "str", "required": True},
+    **SETTINGS_SPEC,
+}
 
 WATCHDOG = {"enabled": True, "interval": 60, "timeout": 90, "failures": 3, "grace": 300, "cooldown": 1800}
 
 
 class Failure(Exception):
     """The module fails with this message."""
+
+
+class Module(AnsibleModule):
+    """One that keeps its arguments from the journal.
+
+    Ansible hides secrets there by their text; a private key has several lines, is spelled with backslashes there, and
+    would be shown.
+    """
+
+    def log(self, msg: Any, log_args: Any = None) -> None:
+        super().log("Invoked; the arguments hold keys and are not shown" if log_args else msg)
 
 
 class Instance:
@@ -701,7 +720,9 @@ class Worker:
     def write(self, path: Path, content: bytes) -> None:
         """Write whole or not at all, never readable by others for a moment when it may not be."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        descriptor, temporary = tempfile.mkstemp(dir=self.module.tmpdir)
+        # A secret is written beside its place, where the next run finds what a killed one has left.
+        secret = path.parent.parent == CREDENTIALS
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent if secret else self.module.tmpdir, suffix=HALF_WRITTEN)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
         Path(temporary).chmod(mode_of(path))
@@ -1135,15 +1156,30 @@ class Worker:
         if (UNITS / timer).exists():
             self.systemctl("disable", "--now", timer)
         self.systemctl("disable", "--now", unit)
-        for path in (UNITS / unit, *(UNITS / _unit.watchdog_name(name, kind) for kind in ("service", "timer"))):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
         for folder in (CREDENTIALS / name, STATE / name):
             shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            (_server_probe.WATCH_STATE / f"{name}.json").unlink()
+        # The unit goes last: it is what leads the next run to the rest when this one is killed.
+        for path in (
+            _server_probe.WATCH_STATE / f"{name}.json",
+            *(UNITS / _unit.watchdog_name(name, kind) for kind in ("service", "timer")),
+            UNITS / unit,
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
         self.systemctl("daemon-reload")
         self.run(["systemctl", "reset-failed", unit])
+
+    def forget_leftovers(self, keep: set[str]) -> None:
+        """Remove secrets that a killed run has left and no unit leads to: those of a trial, and half-written ones."""
+        for path in CREDENTIALS.glob("*/*"):
+            foreign = path.parent.name not in keep and path.name in (*SECRET_FILES, "tls.crt")
+            if foreign or path.name.endswith(HALF_WRITTEN):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+        for folder in CREDENTIALS.glob("*"):
+            if folder.name not in keep:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def snapshot(self, instance: Instance) -> dict[str, Any]:
         """What has to be put back when the change fails."""
@@ -1424,6 +1460,14 @@ class Worker:
 
     def work(self) -> dict[str, Any]:
         self.forget_arguments()
+        if self.check or self.params["verify"]:
+            return self.bring()
+        # A run whose controller has gone works on by itself; the next one begins where that ends.
+        STATE.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with _model_file.locked(STATE, LOCK_TIMEOUT):
+            return self.bring()
+
+    def bring(self) -> dict[str, Any]:
         instances = self.prepare()
         if self.params["verify"]:
             for instance in instances:
@@ -1441,6 +1485,7 @@ class Worker:
         for name in leaving:
             self.remove(name)
         if not self.check:
+            self.forget_leftovers(keep)
             self.forget_versions()
         changed = self.textfiles(instances) or changed
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
@@ -1499,7 +1544,7 @@ def difference(path: Path, before: bytes | None, after: bytes | None) -> dict[st
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "instances": {
                 "type": "list",
@@ -1507,7 +1552,9 @@ def main() -> None:
                 "required": True,
                 "options": INSTANCE_SPEC,
             },
-            "defaults": {"type": "dict", "default": {}},
+            # With its own options, so that keys among them are as secret as in an instance: -vvv shows the values of
+            # a plain dict.
+            "defaults": {"type": "dict", "default": {}, "options": SETTINGS_SPEC},
             "models": {"type": "list", "elements": "dict", "default": []},
             "model_dir": {"type": "path", "default": "/var/lib/llamafleet/models"},
             "release": {"type": "path", "default": "/opt/llamafleet/current"},
@@ -1528,7 +1575,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**Worker(module).work())
-    except (Failure, _server_instance.InstanceError, _server_flags.FlagError) as exc:
+    except (Failure, _model_file.ModelFileError, _server_instance.InstanceError, _server_flags.FlagError) as exc:
         module.fail_json(msg=str(exc))
     except OSError as exc:
         module.fail_json(msg=f"{exc.filename or 'the host'}: {exc.strerror or exc}")
