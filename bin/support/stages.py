@@ -137,6 +137,9 @@ def lint(tally: Tally) -> None:
     tally.check("antsibull-docs", ["antsibull-docs", "lint-collection-docs", "--plugin-docs", "."], cwd=copied, env=env)
     tally.check("antsibull-changelog", ["antsibull-changelog", "lint"], cwd=copied, env=env)
     tally.check("role READMEs", [sys.executable, "-m", "support.role_docs", "--check"], cwd=copied / "bin")
+    from . import monitoring
+
+    monitoring.check(tally, copied)
     leaks = _registry_hosts(copied)
     tally.expect("no registry's host is named", not leaks, "; ".join(leaks))
 
