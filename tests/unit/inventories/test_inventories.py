@@ -17,6 +17,8 @@ import pytest
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.vars.manager import VariableManager
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_flags, _server_instance
+from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 
 TREE = Path(__file__).resolve().parents[3]
 HARDWARE = {"strix_halo", "rtx_4090", "rtx_5090", "dgx_spark", "radeon_7900", "radeon_r9700"}
@@ -93,6 +95,23 @@ def test_models_are_pinned_and_choices_left_to_the_planner(inventory):
             assert instance["model"] in files
             assert {instance[key] for key in ("ctx_size", "cache_type_k", "cache_type_v")} == {"auto"}
             assert instance["host"] == "127.0.0.1"
+
+
+# By the beginning of a file's name: what the model's card says of sampling.
+CARDS = {"gemma-4-": {"temperature": 1.0, "top_p": 0.95, "top_k": 64}}
+HELP = TREE / "tests/data/llama-server/help-b10434.txt"
+
+
+def test_requests_are_sampled_as_the_card_says(inventory):
+    for host in inventory.names("servers"):
+        for instance in inventory.of(host)["llama_server_instances"]:
+            (card,) = [values for name, values in CARDS.items() if instance["model"].startswith(name)]
+            assert instance["sampling"] == card
+            settled = {**instance, "ctx_size": 4096, "cache_type_k": "f16", "cache_type_v": "f16"}
+            item = _server_instance.complete(settled, llama_instances.DEFAULTS)
+            options = _server_flags.parse_help(HELP.read_text(encoding="utf-8"))
+            words = " ".join(_server_flags.command_line(options, {**item, "model_path": "/m.gguf"}))
+            assert "--temp 1.0 --top-p 0.95 --top-k 64" in words
 
 
 def test_one_folder_is_all_that_a_person_copies(kind):
