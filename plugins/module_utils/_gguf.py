@@ -660,6 +660,12 @@ def _architecture_checks(header: Header, architecture: str, build: Build) -> lis
     ]
 
 
+_FIXED_FILE = (
+    "fetch the fixed file, which is a later revision of its repository or one that was converted with a current"
+    " convert_hf_to_gguf.py, and list its sha256"
+)
+
+
 def _vocabulary_checks(header: Header, architecture: str, tokens: list[dict[str, Any]]) -> list[dict[str, str]]:
     checks = []
     metadata = header.metadata
@@ -685,12 +691,24 @@ def _vocabulary_checks(header: Header, architecture: str, tokens: list[dict[str,
             _finding(
                 "error",
                 "eog_missing",
-                "no token ends generation: every answer goes on until the context or the token limit is full",
+                "no token ends generation: every answer would go on until the context or the token limit is full; "
+                + _FIXED_FILE,
             )
         )
     present = {token["text"] for token in tokens}
-    missing = [text for text in _EXPECTED_EOG.get(architecture, ()) if text not in present]
-    if missing and tokens:
+    expected = _EXPECTED_EOG.get(architecture, ())
+    missing = [text for text in expected if text not in present]
+    # A model that was trained on for other turns ends them with a token of its own, and has no need of this one.
+    if missing and tokens and expected[-1] in missing and present <= set(expected):
+        checks.append(
+            _finding(
+                "error",
+                "eog_turn_missing",
+                f"{architecture} ends its turns with {expected[-1]}, which is no token of this file, and only"
+                f" {', '.join(sorted(present))} would end generation: answers in a chat would not stop; {_FIXED_FILE}",
+            )
+        )
+    elif missing and tokens:
         checks.append(
             _finding(
                 "warning",

@@ -70,6 +70,18 @@ def read_header(path: str, build: str) -> dict[str, Any]:
     return model
 
 
+def refuse_endless(path: str) -> None:
+    """Refuse a model of which no answer would end; for builds whose other rules are not known."""
+    try:
+        seen = _gguf_source.read_model(path=path)
+    except _gguf.GgufError:
+        # Such a build may read what the known ones do not.
+        return
+    wrong = [check["message"] for check in seen["checks"] if check["code"] in ("eog_missing", "eog_turn_missing")]
+    if wrong:
+        raise PlanError(f"{path}: {'; '.join(wrong)}")
+
+
 def host_devices(
     item: dict[str, Any], listed: list[dict[str, Any]] | None, gtt_bytes: int = 0
 ) -> list[dict[str, Any]] | None:
@@ -185,6 +197,8 @@ class Planner:
                     f"{where}{automatic[0]} is auto, but the memory of {names} is not known on this host; "
                     "give numbers, or list plan_devices"
                 )
+            # The file is judged although its memory is not.
+            read_header(item["model_path"], self.build)
             return None
         header = read_header(item["model_path"], self.build)
         environment = dict(item["environment"])
@@ -287,4 +301,13 @@ def memory_limit(text: str) -> int | None:
     return int(text[:-1] if shift else text) << shift
 
 
-__all__ = ["PlanError", "Planner", "build_of", "host_devices", "memory_limit", "options_of", "read_header"]
+__all__ = [
+    "PlanError",
+    "Planner",
+    "build_of",
+    "host_devices",
+    "memory_limit",
+    "options_of",
+    "read_header",
+    "refuse_endless",
+]

@@ -159,8 +159,8 @@ checks:
     - >-
       Values of C(code) are V(not_a_model), V(unknown_architecture), V(unknown_tensor_type), V(tensor_row),
       V(tensor_offset), V(truncated), V(trailing_bytes), V(size_unknown), V(split_tensors), V(no_tensors),
-      V(vocabulary_missing), V(eog_missing), V(eog_expected), V(eog_out_of_range), V(eog_typed_normal) and
-      V(chat_template_missing).
+      V(vocabulary_missing), V(eog_missing), V(eog_turn_missing), V(eog_expected), V(eog_out_of_range),
+      V(eog_typed_normal) and V(chat_template_missing).
   returned: success
   type: list
   elements: dict

@@ -913,6 +913,8 @@ class Worker:
         if not self.params["plan"] or build is None:
             for item in items:
                 self.refuse_auto(item, "the installed build is none that the planner knows; set llama_server_build")
+                if self.params["plan"] and Path(item["model_path"]).is_file():
+                    self.refuse_endless(item)
             return
         used = {}
         for item in items:
@@ -960,6 +962,12 @@ class Worker:
             if why:
                 self.held[item["name"]] = why
                 self.module.warn(why)
+
+    def refuse_endless(self, item: dict[str, Any]) -> None:
+        try:
+            _server_plan.refuse_endless(item["model_path"])
+        except _server_plan.PlanError as exc:
+            raise Failure(str(exc)) from exc
 
     def refuse_auto(self, item: dict[str, Any], why: str) -> None:
         for key in ("ctx_size", "cache_type_k", "cache_type_v"):

@@ -495,6 +495,7 @@ def test_no_end_of_generation() -> None:
     metadata["tokenizer.ggml.eos_token_id"] = 5000
     result = describe(writer.file(metadata, tensors))
     assert codes(result) == [("warning", "eog_out_of_range"), ("error", "eog_missing")]
+    assert "fetch the fixed file" in result["checks"][1]["message"]
     assert result["end_of_generation"] == []
 
 
@@ -504,8 +505,20 @@ def test_gemma4_without_its_end_of_turn(count: int) -> None:
     metadata, tensors = small_model(writer)
     metadata.update(vocabulary(writer, count, named={1: "<eos>", 50: "<|tool_response>"}))
     result = describe(writer.file(metadata, tensors))
-    assert codes(result) == [("warning", "eog_expected")]
-    assert "<turn|>" in result["checks"][0]["message"]
+    assert codes(result) == [("error", "eog_turn_missing")]
+    message = result["checks"][0]["message"]
+    assert (
+        "ends its turns with <turn|>, which is no token of this file, and only <eos>, <|tool_response> would" in message
+    )
+    assert "fetch the fixed file" in message
+
+
+@pytest.mark.parametrize("named", [{1: "<eos>", 50: "<|tool_response>", 7: "<|im_end|>"}, {1: "<eos>", 106: "<turn|>"}])
+def test_gemma4_that_ends_its_turns_otherwise_is_a_warning(named: dict[int, str]) -> None:
+    writer = Writer()
+    metadata, tensors = small_model(writer)
+    metadata.update(vocabulary(writer, 200, named=named))
+    assert codes(describe(writer.file(metadata, tensors))) == [("warning", "eog_expected")]
 
 
 @pytest.mark.parametrize("count", [200, 3000])
