@@ -18,6 +18,7 @@ description:
   - A damaged archive, another architecture, a C library that is too old, missing libraries and a GPU backend that
     names no GPU are refused before anything is switched.
   - The archive is copied from the controller only to hosts that do not have the release.
+  - Where SELinux is on, the files get the types of their place (C(restorecon)) before the release appears.
   - C(devices.json) beside the manifest lists the devices that C(llama-server) named.
   - A release is never written over and never removed while a process runs from it.
 options:
@@ -129,6 +130,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import _artifact, _build_job, _release
 
 DEVICES = "devices.json"
+# There where the kernel enforces a policy, or would.
+SELINUX = Path("/sys/fs/selinux/enforce")
 # A GPU driver that is loaded for the first time may take this long to answer.
 PATIENCE = 120
 
@@ -184,13 +187,22 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
     return devices
 
 
-def label(release: Path) -> None:
-    """Give the files the SELinux types that belong to their place; they were made under another name."""
+def label(folder: Path) -> None:
+    """Give the files the SELinux types that belong to their place, bin_t and lib_t below /opt.
+
+    A folder inherits its type from the one in which it is made, and systemd may not start a file of another type than
+    bin_t (203/EXEC). Where SELinux is off there is nothing to do.
+    """
+    if not SELINUX.exists():
+        return
     restorecon = shutil.which("restorecon", path=_build_job.STANDARD_PATH)
-    if restorecon and Path("/sys/fs/selinux/enforce").exists():
-        done = subprocess.run([restorecon, "-RF", str(release)], capture_output=True, check=False)
-        if done.returncode != 0:
-            raise ReleaseError(f"restorecon {release}: {done.stderr.decode('utf-8', 'replace').strip()}")
+    if restorecon is None:
+        raise ReleaseError(
+            "SELinux is on, but there is no restorecon to label the release with: dnf install policycoreutils"
+        )
+    done = subprocess.run([restorecon, "-RF", str(folder)], capture_output=True, check=False)
+    if done.returncode != 0:
+        raise ReleaseError(f"restorecon {folder}: {done.stderr.decode('utf-8', 'replace').strip()}")
 
 
 def install(root: Path, params: dict[str, Any]) -> None:
@@ -215,7 +227,9 @@ def install(root: Path, params: dict[str, Any]) -> None:
     staging = _artifact.unpack(archive, fingerprint, releases)
     try:
         try_out(staging, manifest, params)
-        label(_artifact.publish(staging, releases, fingerprint))
+        # Before it appears: a release that is there is whole, its labels included.
+        label(staging)
+        _artifact.publish(staging, releases, fingerprint)
     finally:
         if staging.exists():
             shutil.rmtree(staging)

@@ -62,6 +62,20 @@ class Root:
         _artifact.pack(stage, manifest, path)
         return path
 
+    def selinux(self, restorecon: str | None) -> Path:
+        """Switch SELinux on, with this program as restorecon; return the file where it says how it was called."""
+        on, program, log = self.top / "enforce", self.top / "restorecon", self.top / "restorecon.log"
+        on.touch()
+        if restorecon is not None:
+            program.write_text(
+                f'#!/bin/sh\n{{ echo "$@"; ls -d "$2"/bin; }} >> {log}\n{restorecon}\n', encoding="utf-8"
+            )
+            program.chmod(0o755)
+        self.monkeypatch.setattr(llama_release, "SELINUX", on)
+        found = {"restorecon": str(program)} if restorecon is not None else {}
+        self.monkeypatch.setattr(llama_release.shutil, "which", lambda name, path: found.get(name))
+        return log
+
     def run(self, fingerprint: str, archive: Path | str = "", check: bool = False, **more):
         params = {
             "fingerprint": fingerprint,
@@ -251,3 +265,30 @@ def test_what_an_interrupted_installation_left_is_removed(host):
     assert host.run(A)["changed"]
     assert host.releases == [A]
     assert not host.run(A)["changed"]
+
+
+def test_labels_are_asked_for_before_the_release_appears(host):
+    log = host.selinux(f"test ! -e {host.root}/releases/{A}")
+    assert host.run(A, host.artifact(A))["changed"]
+    staging = host.root / "releases" / f".staging-{A}-{os.getpid()}"
+    assert log.read_text(encoding="utf-8").splitlines() == [f"-RF {staging}", f"{staging}/bin"]
+    host.run(A)
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_release_that_cannot_be_labelled_does_not_appear(host):
+    host.selinux("echo no such context >&2; exit 255")
+    with pytest.raises(Exit, match=rf"restorecon .*{A}.*: no such context"):
+        raise Exit(host.run(A, host.artifact(A)))
+    assert host.releases == []
+    host.selinux(None)
+    with pytest.raises(Exit, match="SELinux is on, but there is no restorecon"):
+        raise Exit(host.run(A, host.top / f"{A}.tar.gz"))
+    assert host.releases == []
+
+
+def test_nothing_is_labelled_where_selinux_is_off(host, monkeypatch):
+    log = host.selinux("exit 1")
+    monkeypatch.setattr(llama_release, "SELINUX", host.top / "not-there")
+    assert host.run(A, host.artifact(A))["changed"]
+    assert not log.exists()
