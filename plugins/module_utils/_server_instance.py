@@ -12,6 +12,7 @@ import ipaddress
 import re
 from typing import Any
 
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _firewall
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._server_flags import TURBO_TYPES, FlagError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
@@ -177,6 +178,11 @@ def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     item["memory_max"] = memory
     for address in item.get("allow_from") or []:
         _network(where, str(address))
+    try:
+        asked = _firewall.settings(item.get("firewall"), host, loopback(host), item.get("allow_from") or [])
+    except _firewall.FirewallError as exc:
+        raise InstanceError(f"{where}{exc}") from None
+    item["firewall"] = asked and {**asked, "port": item["port"]}
     for key, least in (("start_timeout", 5), ("drain_timeout", 0)):
         item[key] = _whole(f"{where}{key}", item[key], least)
     if item["state"] not in ("started", "stopped", "absent"):

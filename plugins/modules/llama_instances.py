@@ -250,6 +250,22 @@ options:
             any firewall.
         type: list
         elements: str
+      firewall:
+        description:
+          - Let the instance's port through firewalld, at once and for good. Nothing is opened unless set, and what was
+            opened is closed when it is not set any more. firewalld has to run, and O(instances[].host) to be an address
+            of the network. V({}) asks for nothing, against O(defaults).
+        type: dict
+        suboptions:
+          zone:
+            description:
+              - Zone of the rules. firewalld's default zone unless set.
+            type: str
+          sources:
+            description:
+              - Networks that reach the port, such as V(10.0.0.0/8). Everybody in the zone unless set.
+            type: list
+            elements: str
       memory_max:
         description:
           - Most memory of the host, such as V(24G), C(MemoryMax) of the unit. With mmap the file's pages count while
@@ -465,6 +481,10 @@ instances:
       description: What the gate saw when this configuration was started, with predicted and measured bytes.
       type: dict
       returned: when listed
+firewall:
+  description: Rules of firewalld that were C(opened) and C(closed), each with its zone.
+  returned: success, except with O(verify)
+  type: dict
 release:
   description: Directory that O(release) points to.
   returned: success
@@ -488,6 +508,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _firewall,
     _model_file,
     _server_flags,
     _server_gate,
@@ -504,6 +525,8 @@ CREDENTIALS = Path(_unit.CREDENTIALS)
 STATE = Path("/var/lib/llamafleet/state")
 # Where figures were written, to find them again when they are not wanted any more. No instance has such a name.
 TEXTFILE = STATE / ".textfile"
+# The firewall's rules that were added here, and which may therefore be removed.
+FIREWALL = STATE / ".firewall"
 # A second server beside the first, for the time of its trial.
 TRIAL = ".trial"
 HALF_WRITTEN = ".new"
@@ -600,6 +623,10 @@ SETTINGS_SPEC: dict[str, Any] = {
     },
     "allow_open": {"type": "bool"},
     "allow_from": {"type": "list", "elements": "str"},
+    "firewall": {
+        "type": "dict",
+        "options": {"zone": {"type": "str"}, "sources": {"type": "list", "elements": "str"}},
+    },
     "memory_max": {"type": "str"},
     "oom_score_adjust": {"type": "int"},
     "start_timeout": {"type": "int"},
@@ -626,6 +653,13 @@ INSTANCE_SPEC: dict[str, Any] = {
     **SETTINGS_SPEC,
 }
 
+# What ends the module with a message, and no trace.
+REFUSALS = (
+    _firewall.FirewallError,
+    _model_file.ModelFileError,
+    _server_flags.FlagError,
+    _server_instance.InstanceError,
+)
 WATCHDOG = {"enabled": True, "interval": 60, "timeout": 90, "failures": 3, "grace": 300, "cooldown": 1800}
 
 
@@ -705,6 +739,8 @@ class Worker:
         # Instances that wait for a reboot, and why.
         self.held: dict[str, str] = {}
         self.diffs: list[dict[str, str]] = []
+        self.firewall = _firewall.Firewall(self.run, FIREWALL)
+        self.ports = _firewall.Plan()
 
     # -- small helpers
 
@@ -901,6 +937,9 @@ class Worker:
             self.check_port(item, pids)
             result.append(item)
         self.plan(result)
+        asking = {item["name"]: item["firewall"] for item in result if item["firewall"] and item["state"] == "started"}
+        waiting = {name: asking.pop(name) for name in self.held if name in asking}
+        self.ports = self.firewall.plan(asking, waiting)
         return [self.render(item, options, listed) for item in result if item["name"] not in self.held]
 
     def plan(self, items: list[dict[str, Any]]) -> None:
@@ -1151,6 +1190,15 @@ class Worker:
             elif wanted != before:
                 self.write(TEXTFILE, f"{wanted}\n".encode())
         return bool(changed)
+
+    def keep_ports(self) -> bool:
+        """Open and close ports, last of all: only what has passed is let in. Say whether something changes."""
+        plan = self.ports
+        if plan.add or plan.remove:
+            self.diffs.append(plan.difference())
+        if not self.check:
+            self.firewall.apply(plan, lambda path, text: self.put({path: None if text is None else text.encode()}))
+        return bool(plan.add or plan.remove)
 
     def remove(self, name: str) -> None:
         self.removed.append(name)
@@ -1461,9 +1509,13 @@ class Worker:
                 )
                 problems += seen["problems"]
                 row["gate"] = {key: value for key, value in seen.items() if key != "measured"}
+            for zone, rule in self.ports.lacking.get(instance.name, []):
+                problems.append(f"differs from the inventory: zone {zone} of the firewall lacks {rule}")
             rows.append({**row, "problems": problems})
         foreign = sorted(set(self.managed()) - {instance.name for instance in instances} - set(self.held))
         rows += [{"name": name, "action": "unchanged", "problems": ["is not in the inventory"]} for name in foreign]
+        stale = [f"differs from the inventory: the firewall still has {rule}" for rule in self.ports.closed]
+        rows += [{"name": "firewall", "action": "unchanged", "problems": stale}] if stale else []
         return {"changed": False, "instances": rows, "release": str(self.release)}
 
     def work(self) -> dict[str, Any]:
@@ -1496,6 +1548,7 @@ class Worker:
             self.forget_leftovers(keep)
             self.forget_versions()
         changed = self.textfiles(instances) or changed
+        changed = self.keep_ports() or changed
         changed = changed or bool(self.removed) or any(item.action != "unchanged" for item in instances)
         result = [self.row(instance) for instance in instances]
         result += [
@@ -1503,12 +1556,20 @@ class Worker:
             for name, why in sorted(self.held.items())
         ]
         result += [{"name": name, "action": "removed"} for name in self.removed]
-        return {"changed": changed, "instances": result, "diff": self.diffs, "release": str(self.release)}
+        return {
+            "changed": changed,
+            "instances": result,
+            "firewall": {"opened": self.ports.opened, "closed": self.ports.closed},
+            "diff": self.diffs,
+            "release": str(self.release),
+        }
 
 
 def choice_key(item: dict[str, Any], release: Path, build: str, params: dict[str, Any]) -> str:
     """All that a choice of the plan depends on, except what happens to be free at the moment."""
-    settings = {key: value for key, value in item.items() if key not in ("api_keys", "tls", "chosen", "predicted")}
+    settings = {
+        key: value for key, value in item.items() if key not in ("api_keys", "tls", "firewall", "chosen", "predicted")
+    }
     path = Path(item["model_path"])
     words = [settings, str(release), build, params["plan_devices"], params["plan_ram_bytes"], path.stat().st_size]
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode("utf-8")).hexdigest()
@@ -1583,7 +1644,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**Worker(module).work())
-    except (Failure, _model_file.ModelFileError, _server_instance.InstanceError, _server_flags.FlagError) as exc:
+    except (Failure, *REFUSALS) as exc:
         module.fail_json(msg=str(exc))
     except OSError as exc:
         module.fail_json(msg=f"{exc.filename or 'the host'}: {exc.strerror or exc}")
