@@ -12,9 +12,12 @@ Private to the collection: it may change at any time and is not for use from els
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
+import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -214,6 +217,27 @@ def drain(client: Client, timeout: float) -> int:
         time.sleep(0.25)
 
 
+def end(pid: int, patience: float = 5) -> None:
+    """End the server, at once after the drain and in a bounded time.
+
+    A request that comes between the last look and SIGTERM is never answered, and llama-server does not end until its
+    client has hung up. Killed, it loses nothing, and the client can ask again.
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, number)
+            if select.select([process], [], [], patience)[0]:
+                return
+            say(f"llama-server (process {pid}) has not ended {patience:g} s after {number.name}")
+    finally:
+        os.close(process)
+
+
 def systemctl(*words: str) -> str:
     process = subprocess.run(["systemctl", *words], stdout=subprocess.PIPE, text=True, check=False)
     return process.stdout.strip()
@@ -347,11 +371,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--textfile", default="", help="directory of node_exporter's textfile collector")
     options = parser.parse_args(arguments)
     client = Client(options.host, options.port, options.socket, options.tls, read_key(options.name))
+    number = os.environ.get("MAINPID", "")
+    pid = int(number) if number.isdigit() else None
     if options.action == "ready":
-        pid = os.environ.get("MAINPID", "")
-        return ready(client, options.timeout, int(pid) if pid.isdigit() else None)
+        return ready(client, options.timeout, pid)
     if options.action == "drain":
-        return drain(client, options.timeout)
+        status = drain(client, options.timeout)
+        if pid is not None:
+            end(pid)
+        return status
     if options.action == "watch":
         return watch(client, options)
     try:

@@ -194,8 +194,8 @@ def render_service(item: dict[str, Any], release: str, flags: list[str], user: s
     ready = probe_words(item, "ready", "--timeout", str(item["start_timeout"]))
     lines.append("ExecStartPost=" + " ".join(quoted(word) for word in ready))
     drain = probe_words(item, "drain", "--timeout", str(item["drain_timeout"]))
-    # SIGTERM cuts streams and leaves queued clients without an answer, so requests are waited for first. With + because
-    # only root can read the credential from outside the service.
+    # SIGTERM cuts streams and leaves queued clients without an answer, so requests are waited for first; then the same
+    # helper ends the process. With + because only root can read the credential from outside the service.
     lines.append("ExecStop=+" + " ".join(quoted(word) for word in drain))
     environment = {
         "GGML_NO_BACKTRACE": "1",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -184,3 +187,38 @@ def test_the_key_is_the_first_line_of_the_credential(tmp_path, monkeypatch):
     assert probe.read_key("no-such-instance") == "first-key"
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     assert probe.read_key("no-such-instance") is None
+
+
+def started(code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    return process
+
+
+def test_the_server_is_asked_to_end(capsys):
+    with started("import time") as process:
+        probe.end(process.pid)
+        assert process.wait() == -signal.SIGTERM
+    assert capsys.readouterr().out == ""
+
+
+def test_a_server_that_waits_for_its_clients_is_killed_in_a_bounded_time(capsys):
+    with started("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)") as process:
+        probe.end(process.pid, 0.2)
+        assert process.wait() == -signal.SIGKILL
+    assert f"(process {process.pid}) has not ended 0.2 s after SIGTERM" in capsys.readouterr().out
+
+
+def test_a_server_that_is_gone_needs_no_end():
+    with started("import sys; sys.exit(0); import time") as process:
+        pass
+    probe.end(process.pid)
+
+
+def test_a_drain_ends_the_process_of_its_unit(monkeypatch):
+    with started("import time") as process:
+        monkeypatch.setenv("MAINPID", str(process.pid))
+        assert probe.main(["drain", "--name", "none", "--port", "9", "--timeout", "0"]) == 0
+        assert process.wait() == -signal.SIGTERM
