@@ -983,8 +983,9 @@ class Worker:
                 # In check mode before the model is there. What is chosen shows when it is.
                 continue
             item["choice_key"] = choice_key(item, self.release, build, self.params)
-            if automatic(item) and item["chosen"].get("key") == item["choice_key"]:
-                # The same question was answered before: what is free at this moment changes no running server.
+            devices = _server_plan.host_devices(item, self.params["plan_devices"], self.params["gtt_pending_bytes"])
+            item["devices_bytes"] = {device["name"]: device["total_bytes"] for device in devices or []}
+            if automatic(item) and answered(item):
                 item.update(item["chosen"]["settings"])
             ready.append(item)
         try:
@@ -1376,6 +1377,7 @@ class Worker:
         _model_file.write_atomically(instance.good_unit, unit.decode("utf-8"))
         chosen = {
             "key": instance.item.get("choice_key"),
+            "devices_bytes": instance.item.get("devices_bytes") or {},
             "settings": {key: instance.item[key] for key in ("ctx_size", "cache_type_k", "cache_type_v", "flash_attn")},
         }
         state = {
@@ -1567,12 +1569,22 @@ class Worker:
 
 def choice_key(item: dict[str, Any], release: Path, build: str, params: dict[str, Any]) -> str:
     """All that a choice of the plan depends on, except what happens to be free at the moment."""
-    settings = {
-        key: value for key, value in item.items() if key not in ("api_keys", "tls", "firewall", "chosen", "predicted")
-    }
+    left_out = ("api_keys", "tls", "firewall", "chosen", "predicted", "devices_bytes")
+    settings = {key: value for key, value in item.items() if key not in left_out}
     path = Path(item["model_path"])
     words = [settings, str(release), build, params["plan_devices"], params["plan_ram_bytes"], path.stat().st_size]
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+
+
+def answered(item: dict[str, Any]) -> bool:
+    """Say whether the same question was put to the plan before: what is free at this moment changes no running server.
+
+    A device whose memory has another size is another question: an APU after its limit was raised. A kernel keeps a few
+    MiB more or less than the one before, which is none.
+    """
+    before, now = item["chosen"].get("devices_bytes") or {}, item["devices_bytes"]
+    same_memory = before.keys() == now.keys() and all(abs(now[name] - before[name]) <= 256 << 20 for name in now)
+    return item["chosen"].get("key") == item["choice_key"] and same_memory
 
 
 def listener(port: int) -> tuple[int, str] | None:

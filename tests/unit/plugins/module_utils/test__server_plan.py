@@ -210,6 +210,20 @@ def test_the_module_leaves_out_what_waits_and_goes_on_with_the_rest(waiting, mon
     assert warned == [worker.held["c"]]
 
 
+def test_a_choice_of_the_plan_stays_until_the_memory_has_another_size():
+    chosen = {"key": "k", "devices_bytes": {"ROCm0": 62 * GIB}, "settings": {}}
+
+    def same(**now):
+        return llama_instances.answered({"chosen": chosen, "choice_key": "k", "devices_bytes": now})
+
+    assert same(ROCm0=62 * GIB)
+    assert same(ROCm0=62 * GIB - (200 << 20))  # another kernel
+    assert not same(ROCm0=110 * GIB)  # the role gtt_memory
+    assert not same(Vulkan0=62 * GIB)
+    assert not llama_instances.answered({"chosen": chosen, "choice_key": "other", "devices_bytes": {"ROCm0": 62 * GIB}})
+    assert not llama_instances.answered({"chosen": {}, "choice_key": "k", "devices_bytes": {}})
+
+
 OPEN = {"ctx_size": "auto", "cache_type_k": "auto", "cache_type_v": "auto"}
 
 
