@@ -41,6 +41,7 @@ RETURN = r"""
 _value:
   description:
     - C(kind), a name of 12 digits, with C(backends), C(cuda_architectures) and C(gpu_targets) as they will be built.
+    - C(nvidia_drivers), the versions of the NVIDIA drivers that were found. They are not of the kind.
   type: dict
 """
 

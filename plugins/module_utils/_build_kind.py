@@ -62,6 +62,10 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         "backends": backends,
         "cuda_architectures": architectures,
         "gpu_targets": targets,
+        # Not of the kind: a newer driver runs the same build, an older one may ask for another CUDA.
+        "nvidia_drivers": sorted(
+            {str(gpu["driver_version"]) for gpu in gpus if gpu.get("driver") == "nvidia" and gpu.get("driver_version")}
+        ),
     }
 
 

@@ -1,0 +1,71 @@
+# Copyright (c) 2026, llamafleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What build.yml tells a builder of the hosts that will run its builds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[3]
+PLAY = "Bring the builders their compilers"
+
+
+def kind(name: str, *, cuda: tuple[str, ...] = (), gfx: tuple[str, ...] = (), drivers: tuple[str, ...] = ()) -> dict:
+    return {
+        "llama_build_kind": {
+            "kind": name,
+            "cuda_architectures": list(cuda),
+            "gpu_targets": list(gfx),
+            "nvidia_drivers": list(drivers),
+        }
+    }
+
+
+SERVERS = {
+    "ada-new": {"llama_build_host": "builder", **kind("a", cuda=("89-real",), drivers=("595.58.03",))},
+    "ada-old": {"llama_build_host": "builder", **kind("a", cuda=("89-real",), drivers=("570.124.06",))},
+    "blackwell": {"llama_build_host": "builder", **kind("b", cuda=("120f",), drivers=("580.95.05",))},
+    "own": {"toolchain_backend": "cuda", **kind("c", cuda=("86",), drivers=("1010.1", "999.2"))},
+    "own-too": {"toolchain_backend": "cuda", **kind("c", cuda=("86",), drivers=("580.95.05",))},
+    "radeon": {"toolchain_backend": "rocm", **kind("d", gfx=("gfx90a:xnack-", "gfx1151"))},
+    "plain": {"toolchain_backend": "cpu", **kind("e")},
+}
+
+
+def served(folder: Path) -> dict[str, dict]:
+    """Return toolchain_served of each builder, as the play itself computes it."""
+    (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/build.yml").read_text()) if play.get("name") == PLAY]
+    play.pop("roles")
+    play["hosts"] = "builder:own:radeon:plain"
+    place = f"{folder}/{{{{ inventory_hostname }}}}.json"
+    keep = {"content": "{{ toolchain_served | to_json }}", "dest": place, "mode": "0644"}
+    play["tasks"] = [{"ansible.builtin.copy": keep, "delegate_to": "localhost"}]
+    (folder / "play.json").write_text(json.dumps([play]), encoding="utf-8")
+    local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    groups = {"servers": {"hosts": SERVERS}, "builders": {"hosts": {"builder": {"toolchain_backend": "cuda"}}}}
+    inventory = {"all": {"children": groups, "vars": local, "hosts": {"localhost": None}}}
+    (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", str(folder / "hosts.json"), str(folder / "play.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("builder", "own", "radeon", "plain")}
+
+
+def test_a_builder_learns_what_its_hosts_have(tmp_path):
+    found = served(tmp_path)
+    assert found["builder"] == {"gpu_targets": ["89", "120"], "driver_version": "570.124.06"}
+    # Versions are compared as numbers, and hosts of the same kind run the same build.
+    assert found["own"] == {"gpu_targets": ["86"], "driver_version": "580.95.05"}
+    assert found["radeon"] == {"gpu_targets": ["gfx90a", "gfx1151"], "driver_version": ""}
+    assert found["plain"] == {"gpu_targets": [], "driver_version": ""}
