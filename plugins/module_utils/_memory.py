@@ -294,6 +294,11 @@ class Model:
         self.tensors = self._tensors(header.get("tensors") or ())
         self.names = {t.name for t in self.tensors}
         self.by_name = {t.name: t for t in self.tensors}
+        # of each layer the tensors by what follows blk.N. in their names
+        self.by_layer: list[dict[str, Tensor]] = [{} for _layer in range(self.hparams.n_layer)]
+        for t in self.tensors:
+            if 0 <= t.layer < self.hparams.n_layer and t.name.startswith("blk."):
+                self.by_layer[t.layer][t.name[t.name.index(".", 4) + 1 :]] = t
         self.memo: dict[Any, Any] = {}
 
     def _tensors(self, raw: Iterable[Sequence[Any]]) -> list[Tensor]:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _ggml as gg
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _graphs as graphs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def chain(length, n=1024):
@@ -30,8 +33,8 @@ class Sizes(NamedTuple):
 
 
 def lay_out(g, scheduler, aligns, padded, known=(1,)):
-    programs = gg.lay_out(g, scheduler, padded)
-    return Sizes(tuple(p.peak(a, known) for p, a in zip(programs, aligns)), len(scheduler.splits))
+    programs = gg.lay_out(g, scheduler, padded, gg.Judgements(known))
+    return Sizes(tuple(p.peak(a, known) for p, a in zip(programs, aligns)), len(scheduler.copied))
 
 
 def on_cpu(g, known=(1,)):
@@ -68,9 +71,27 @@ def test_views_share_the_memory_of_their_root():
 
 def test_a_quantized_row_is_padded_on_cuda_only():
     for pads, align, want in ((True, 128, 640), (False, 32, 288)):
-        recorder = gg._Recorder([pads])
+        recorder = gg._Recorder([pads], gg.Judgements((1,)))
         recorder.allocate(gg.new("q8_0", 256), 0)  # 272 bytes, and as many for the missing 256 values
-        assert recorder.program(0, [], []).peak(align, (1,)) == want
+        assert recorder.program(0).peak(align, (1,)) == want
+
+
+def test_a_quantized_row_of_cells_is_padded_by_the_cells_at_hand():
+    """256 cells lack as many to a row of 512, and 512 cells lack none: one layout does not serve both."""
+    for cells, want, other in ((256, 544, 512), (512, 544, 768), (768, 1088, 1024)):
+        known = gg.monomials(0, cells, 0)
+        judge = gg.Judgements(known)
+        recorder = gg._Recorder([True], judge)
+        recorder.allocate(gg.new("q8_0", gg.BASE_CELLS), 0)
+        assert recorder.program(0).peak(1, known) == want
+        assert judge.conditions().hold(known)
+        assert judge.conditions().hold(gg.monomials(0, cells + 512, 0))
+        assert not judge.conditions().hold(gg.monomials(0, other, 0))
+
+
+def test_a_row_of_tokens_is_not_cut_into_blocks():
+    with pytest.raises(gg.NumbersNeededError):
+        gg.new("q8_0", gg.TOKENS)
 
 
 def test_a_device_gets_copies_of_what_lies_in_ram():
@@ -100,7 +121,7 @@ def test_more_than_thirty_inputs_abort():
         total = both if total is None else gg.like("add", total, gg.mul_mat(weight, both))
     g.expand(total)
     with pytest.raises(gg.SplitInputsError):
-        gg.lay_out(g, gg.Scheduler(1, lambda backend, t: True, True, True), [True, False])
+        gg.lay_out(g, gg.Scheduler(1, lambda backend, t: True, True, True), [True, False], gg.Judgements((1,)))
 
 
 @pytest.mark.parametrize(("tokens", "cells"), [(32, 256), (512, 4096), (512, 262144), (2048, 1024)])
@@ -121,8 +142,8 @@ def test_one_graph_with_unknowns_serves_all_tokens_and_cells(tokens, cells):
 
 def test_digits_of_a_size_may_be_negative():
     size = 7 - 3 * gg.TOKENS + 2 * gg.TOKENS * gg.SWA_CELLS
-    assert gg.terms(size) == ((0, 7), (1, -3), (6, 2))
-    assert gg.evaluate(gg.terms(size), gg.monomials(10, 99, 1000)) == 7 - 30 + 20000
+    assert gg.terms(size) == ((0, 7), (1, -3), (6, 2 * gg.CELLS_STEP))
+    assert gg.evaluate(gg.terms(size), gg.monomials(10, 512, 1024)) == 7 - 30 + 20480
     with pytest.raises(AssertionError):
         gg.terms(gg.SWA_CELLS * gg.SWA_CELLS)
 
@@ -144,12 +165,33 @@ def ladder(layers):
     return g, starts
 
 
-@pytest.mark.parametrize("times", [4, 5, 6, 11, 40])
+@pytest.mark.parametrize("times", [7, 8, 9, 14, 40])
 def test_repeated_layers_need_not_be_built(times):
+    fold = graphs.fold("a" * times)
+    assert len(fold.kept) == 5
     scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
-    g, starts = ladder(3)
-    folded = gg.lay_out(g, scheduler, [False], starts, [gg.Repeat(0, 1, times)])[0].peak(32, (1,))
+    g, starts = ladder(len(fold.kept))
+    folded = gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, fold)[0].peak(32, (1,))
     assert folded == on_cpu(ladder(times)[0]).sizes[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", "aab", "abc", "aaaaab"]), min_size=1, max_size=20).map("".join))
+def test_a_layer_stands_for_those_with_its_kind_and_neighbours_only(kinds):
+    fold = graphs.fold(kinds)
+    if fold is None:
+        return
+
+    def around(layers, at):
+        return ("--" + layers + "-")[at : at + 4]
+
+    built = "".join(kinds[il] for il in fold.kept)
+    assert len(fold.order) == len(kinds)
+    for il, position in enumerate(fold.order):
+        assert around(built, position) == around(kinds, il)
+        if fold.kept[position] != il:
+            assert built[:position].count(kinds[il]) > 0
+            assert built[position + 1 :].count(kinds[il]) > 0
 
 
 def test_layers_that_are_not_alike_are_not_folded():
@@ -158,14 +200,14 @@ def test_layers_that_are_not_alike_are_not_folded():
     g = gg.Graph()
     starts = []
     cur = x
-    for layer in range(3):
+    for layer in range(4):
         starts.append(len(g.nodes))
         cur = gg.op("norm", (256 << layer, 1, 1, 1), cur)
         g.expand(cur)
     starts.append(len(g.nodes))
     scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
     with pytest.raises(gg.NotPeriodicError):
-        gg.lay_out(g, scheduler, [False], starts, [gg.Repeat(0, 1, 9)])
+        gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, gg.Fold((0, 1, 2, 8), (0, 1, 2, 2, 2, 3), ()))
 
 
 def test_an_empty_block_within_what_is_freed_stays_behind_it():

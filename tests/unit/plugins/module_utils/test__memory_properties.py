@@ -70,7 +70,7 @@ def whole(setup):
     """The compute buffers of the graph with all its layers and its own numbers: no layer folded, no unknowns."""
     caches = {cache.kind: cache.cells for cache in setup.caches}
     known = gg.monomials(0, caches.get("base", 0), caches.get("swa", 0))
-    template = _compute.lay_out(setup, _compute._Support(setup, known))
+    template = _compute.lay_out(setup, _compute._Support(setup, gg.Judgements(known)))
     return _compute._result(setup, template, known).bytes
 
 
@@ -103,6 +103,31 @@ def test_a_folded_graph_with_unknowns_equals_the_whole_one(model, ctx, pair, bat
     setup, got = made[0]
     if not got.error:
         assert got.bytes == whole(setup)
+
+
+CUDA = [{"name": "CUDA0", "backend": "cuda", "total_bytes": 1 << 40}]
+LLVMPIPE = [{"name": "Vulkan0", "backend": "vulkan", "max_storage_buffer_range": oracle.LLVMPIPE_STORAGE_RANGE}]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "asked"),
+    [
+        # without flash attention V is transposed by a copy in its own type
+        ("llama31-8b-real", CUDA, [(12544, "q8_0", "q5_1"), (12544, "q8_0", "q4_0"), (12288, "q8_0", "q4_0")]),
+        # the first cache is larger than what the device can bind, the second is not
+        ("gemma3-27b-real", LLVMPIPE, [(131072, "turbo4", "turbo4"), (8448, "turbo4", "turbo4")]),
+        ("gpt-oss-20b-real", CUDA, [(4096, "turbo4", "turbo4"), (4352, "turbo4", "turbo4"), (4352, "f16", "f16")]),
+    ],
+)
+def test_a_result_does_not_depend_on_what_was_asked_before(model, gpus, asked):
+    def budget(loaded, ctx, type_k, type_v):
+        options = {"ctx_size": ctx, "cache_type_k": type_k, "cache_type_v": type_v, "program": "llama-fit-params"}
+        return _memory.memory_budget(loaded, gpus, options)
+
+    header = oracle.header(model)
+    one = _memory.Model(header)
+    together = [budget(one, *question) for question in asked]
+    assert together == [budget(_memory.Model(header), *question) for question in asked]
 
 
 @pytest.mark.parametrize("model", MODELS)
