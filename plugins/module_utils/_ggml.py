@@ -713,6 +713,11 @@ class Program(NamedTuple):
 _ENDLESS = 1 << 62
 
 
+def _best_but_last(lengths: Sequence[int], need: int) -> int:
+    """The block to take where empty ones brought the block without an end in front of others: never the last one."""
+    return min((have, -i) for i, have in enumerate(lengths[:-1]) if have >= need)[1] * -1
+
+
 def _run(
     events: Sequence[int], size: Sequence[int], addr: list[int], starts: list[int], lengths: list[int], top: int
 ) -> int:
@@ -725,6 +730,9 @@ def _run(
             for i, have in enumerate(lengths):
                 if need <= have <= best_length:
                     best, best_length = i, have
+            if lengths[-1] != _ENDLESS:
+                best = _best_but_last(lengths, need)
+                best_length = lengths[best]
             start = starts[best]
             addr[event] = start
             end = start + need
@@ -732,7 +740,7 @@ def _run(
                 del starts[best], lengths[best]
             else:
                 starts[best] = end
-                if best >= 0:
+                if lengths[best] != _ENDLESS:
                     lengths[best] = best_length - need
             if end > top:
                 top = end
@@ -745,7 +753,7 @@ def _run(
                 i += 1
                 if block + length == start:
                     lengths[i] += need
-                    if starts[i + 1] == end:
+                    if i + 1 < len(starts) and starts[i + 1] == end:
                         if lengths[i + 1] == _ENDLESS:
                             lengths[i] = _ENDLESS
                         else:

@@ -218,6 +218,15 @@ def test_an_empty_block_within_what_is_freed_stays_behind_it():
     assert lengths == [100, 0, gg._ENDLESS]
 
 
+def test_the_block_without_an_end_may_come_in_front_of_others():
+    """ggml_dyn_tallocr_alloc takes the last block only where no other is large enough, whichever block is last."""
+    starts, lengths, addr = [50, 300], [gg._ENDLESS, 400], [0, 0]
+    assert gg._run([0], [100, 10], addr, starts, lengths, 0) == 150
+    assert (starts, lengths) == ([150, 300], [gg._ENDLESS, 400])
+    gg._run([~1], [0, 10], [0, 700], starts, lengths, 0)
+    assert (starts, lengths) == ([150, 300], [gg._ENDLESS, 410])
+
+
 def test_a_block_that_grew_over_an_empty_one_is_still_merged_with():
     """ggml_dyn_tallocr_free_bytes looks at every block; one that grew downwards is not sorted again."""
     starts, lengths = [50, 10, 300], [0, 90, gg._ENDLESS]
