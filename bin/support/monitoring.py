@@ -37,7 +37,7 @@ def promtool() -> Path:
     if kept.exists():
         return kept
     if shutil.which("apt-get") is None:
-        raise SystemExit("promtool is not here: dnf install golang-github-prometheus")
+        raise SystemExit("promtool is not here: dnf install /usr/bin/promtool")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=kept.parent) as folder,

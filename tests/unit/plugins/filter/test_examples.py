@@ -17,7 +17,8 @@ from jinja2.nativetypes import NativeEnvironment
 
 NAMES = ["fit_context", "gtt_budget", "kv_cache_bytes", "memory_budget"]
 PLUGINS = "ansible_collections.llamafleet.turboquant.plugins.filter"
-MIB, GIB = 1 << 20, 1 << 30
+MIB = 1 << 20
+GIB = 1 << 30
 
 
 class Text:
