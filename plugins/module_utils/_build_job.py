@@ -107,6 +107,16 @@ def build_environment(given: dict[str, str], base: dict[str, str]) -> dict[str, 
     return made
 
 
+def source_name_maps(root: Path, build: Path) -> list[str]:
+    """Return the flags under which a source file has the same name in every object, which asserts print.
+
+    Builders keep their sources in different folders, and ccache hands the compiler each file by a path relative to
+    the build folder, so that builds of other names find what it kept. Without the second map the bytes of a build
+    would depend on whether the builder has ccache, which is no part of a fingerprint.
+    """
+    return [f"-ffile-prefix-map={old}=llama.cpp" for old in (str(root), os.path.relpath(root, build))]
+
+
 class Job:
     """One build on one builder."""
 
@@ -369,16 +379,22 @@ class Job:
             declared.update(_build_plan.declared_options(path.read_text(encoding="utf-8", errors="replace")))
         options = _build_plan.for_tree(self.job["options"], self.job["optional"], declared)
         build = self.work / "build"
-        # Names of source files in messages must not differ between builders.
-        mapped = f"-ffile-prefix-map={root}=llama.cpp"
         argv = [self.job["programs"]["cmake"], "-S", str(root), "-B", str(build), "-G", "Ninja"]
         argv.append(f"-DCMAKE_MAKE_PROGRAM={self.job['programs']['ninja']}")
-        for language in ("C", "CXX"):
-            flags = f"{options.pop(f'CMAKE_{language}_FLAGS', '')} {mapped}".strip()
+        maps = source_name_maps(root, build)
+        languages = ["C", "CXX", *(name for name in ("CUDA", "HIP") if options.get(f"GGML_{name}") == "ON")]
+        for language in languages:
+            # nvcc gives the preprocessing of both sides to the host compiler.
+            ours = [f"-Xcompiler={item}" for item in maps] if language == "CUDA" else maps
+            flags = " ".join([options.pop(f"CMAKE_{language}_FLAGS", ""), *ours]).strip()
             argv.append(f"-DCMAKE_{language}_FLAGS={flags}")
         if self.job["ccache"]:
-            languages = ["C", "CXX", *(["CUDA"] if options.get("GGML_CUDA") == "ON" else [])]
-            argv.extend(f"-DCMAKE_{language}_COMPILER_LAUNCHER={self.job['ccache']}" for language in languages)
+            # Not HIP: its compiler links device libraries into every object, and ccache does not look at those.
+            argv.extend(
+                f"-DCMAKE_{language}_COMPILER_LAUNCHER={self.job['ccache']}"
+                for language in languages
+                if language != "HIP"
+            )
         argv.extend(f"-D{name}={value}" for name, value in options.items())
         log = self.logs / "configure.log"
         if log.exists():

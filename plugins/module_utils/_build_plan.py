@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 # Raised when the recipe itself changes so that equal inputs would give another artifact.
-RECIPE = 1
+RECIPE = 2
 
 # 128 bits: enough that two builds never share a name.
 FINGERPRINT_DIGITS = 32

@@ -5,6 +5,11 @@
 static int broken = "this does not compile";
 #endif
 
+// As the asserts of llama.cpp do: the name that this file was compiled by.
+const char * source_name() {
+    return __FILE__;
+}
+
 int answer(const char * question) {
     if (std::strcmp(question, "--version") == 0) {
         std::fprintf(stderr, "version: %d (%s)\nbuilt with a compiler for Linux\n", NUMBER, COMMIT);

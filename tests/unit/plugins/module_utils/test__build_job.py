@@ -163,6 +163,11 @@ class Bench:
     def phase(self, name: str):
         return lambda: (self.work / "status.json").exists() and self.status()["phase"] == name
 
+    def maps(self) -> list[str]:
+        """The flags that give a source its name, by its path and by the one that ccache makes of it."""
+        tree = f"sources/directory-{self.job['source']['identity']}"
+        return [f"-ffile-prefix-map={top}/{tree}=llama.cpp" for top in (self.root, "../../..")]
+
     def count(self, name: str) -> int:
         path = self.fake / name
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
@@ -247,14 +252,28 @@ def test_names_of_sources_and_ccache(bench):
     bench.job["options"]["CMAKE_CXX_FLAGS"] = "-g1"
     assert bench.run() == 0
     arguments = (bench.fake / "cmake-args").read_text(encoding="utf-8").splitlines()
-    tree = bench.root / "sources" / f"directory-{bench.job['source']['identity']}"
-    assert f"-DCMAKE_CXX_FLAGS=-g1 -ffile-prefix-map={tree}=llama.cpp" in arguments
-    assert f"-DCMAKE_C_FLAGS=-ffile-prefix-map={tree}=llama.cpp" in arguments
+    maps = bench.maps()
+    assert f"-DCMAKE_CXX_FLAGS=-g1 {' '.join(maps)}" in arguments
+    assert f"-DCMAKE_C_FLAGS={' '.join(maps)}" in arguments
     assert "-DCMAKE_CXX_COMPILER_LAUNCHER=/usr/bin/ccache" in arguments
-    assert "-DCMAKE_CUDA_COMPILER_LAUNCHER=/usr/bin/ccache" not in arguments
+    assert [item for item in arguments if item.startswith(("-DCMAKE_CUDA", "-DCMAKE_HIP"))] == []
     environment = (bench.fake / "cmake-env").read_text(encoding="utf-8")
     assert "CCACHE_DIR=/var/cache/ccache" in environment
     assert f"CCACHE_BASEDIR={bench.root}" in environment
+
+
+@pytest.mark.parametrize(
+    ("language", "before", "launched"), [("CUDA", "-Xcompiler=", True), ("HIP", "", False)], ids=["CUDA", "HIP"]
+)
+def test_kernels_name_their_sources_alike(bench, language, before, launched):
+    bench.job.update(ccache="/usr/bin/ccache", ccache_dir="/var/cache/ccache")
+    bench.job["options"].update({f"GGML_{language}": "ON", f"CMAKE_{language}_FLAGS": "-O2"})
+    (bench.fake / "cache").write_text(f"{CACHE}GGML_{language}:BOOL=ON\n", encoding="utf-8")
+    assert bench.run() == 0
+    arguments = (bench.fake / "cmake-args").read_text(encoding="utf-8").splitlines()
+    maps = " ".join(f"{before}{item}" for item in bench.maps())
+    assert f"-DCMAKE_{language}_FLAGS=-O2 {maps}" in arguments
+    assert (f"-DCMAKE_{language}_COMPILER_LAUNCHER=/usr/bin/ccache" in arguments) is launched
 
 
 # Failing
