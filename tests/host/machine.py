@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 
 CAP_SYS_RESOURCE = 24
+# Some ten builds of llama.cpp, compressed.
+CCACHE_SIZE = "2G"
 RUN = Path("/run/llamafleet")
 
 
@@ -31,6 +33,16 @@ class MachineError(Exception):
 def cache_folder() -> Path:
     """Where what is expensive to make is kept; LLAMAFLEET_CACHE moves it."""
     return Path(os.environ.get("LLAMAFLEET_CACHE") or "/var/cache/llamafleet")
+
+
+def compiler_cache() -> Path:
+    """The folder of ccache that the hosts on this machine share, made where it is missing, its size bounded."""
+    folder = cache_folder() / "ccache"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "ccache.conf"
+    if not settings.exists():
+        settings.write_text(f"max_size = {CCACHE_SIZE}\n", encoding="utf-8")
+    return folder
 
 
 def become_root() -> None:

@@ -53,6 +53,18 @@ def test_capability_of_a_text_without_it():
         machine.has_capability("Name:\tx\n", machine.CAP_SYS_RESOURCE)
 
 
+def test_the_compiler_cache_lies_with_the_other_caches_and_is_bounded(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLAMAFLEET_CACHE", str(tmp_path))
+    folder = machine.compiler_cache()
+    assert folder == tmp_path / "ccache"
+    settings = folder / "ccache.conf"
+    assert settings.read_text(encoding="utf-8") == "max_size = 2G\n"
+    # Who wants another size keeps it.
+    settings.write_text("max_size = 9G\n", encoding="utf-8")
+    assert machine.compiler_cache() == folder
+    assert settings.read_text(encoding="utf-8") == "max_size = 9G\n"
+
+
 def test_ordinary_machine_needs_no_settings():
     assert machine.containers_conf(pure_v2=True, may_raise_limits=True, pid_max=4194304) == ""
 
