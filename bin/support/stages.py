@@ -25,6 +25,8 @@ from . import console, machine, tree
 # The Fedora release of the hosts under test; molecule's scenarios are run for the other one by bin/test full.
 RELEASE = "44"
 OLDER_RELEASE = "43"
+# A scenario with a file of this name is run by bin/test full alone, or by its name; the file says why.
+ONLY_FULL = "only-full"
 HOST_TOOL = machine.ROOT / "tests" / "host" / "host"
 PODMAN = machine.ROOT / "tests" / "host" / "podman"
 _PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit")
@@ -306,16 +308,24 @@ def _server_release() -> Path:
 
 
 def molecule(tally: Tally, only: str = "") -> None:
-    """Run every molecule scenario on hosts of its own; molecule:NAME runs one."""
+    """Run the molecule scenarios on hosts of their own; molecule:NAME runs one, also one that is left to `full`."""
+    copied = tree.copy()
+    folders = {path.parent.name: path.parent for path in sorted(copied.glob("molecule/*/molecule.yml"))}
+    if only:
+        if only not in folders:
+            tally.fail(f"molecule:{only}", f"there is no such scenario; there are {', '.join(folders)}")
+            return
+        _molecule(tally, copied, [only])
+        return
+    later = [name for name, folder in folders.items() if (folder / ONLY_FULL).exists()]
+    console.say(f"left to bin/test full: {', '.join(later) or 'no scenario'}")
+    _molecule(tally, copied, [name for name in folders if name not in later])
+
+
+def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
+    """Run scenarios one after the other, alone on this machine."""
     from . import parts
 
-    copied = tree.copy()
-    names = sorted(path.parent.name for path in copied.glob("molecule/*/molecule.yml"))
-    if only:
-        if only not in names:
-            tally.fail(f"molecule:{only}", f"there is no such scenario; there are {', '.join(names)}")
-            return
-        names = [only]
     env = {
         **_environment(),
         "LLAMAFLEET_CACHE": str(machine.cache_dir()),
@@ -356,7 +366,8 @@ def _scenarios(tally: Tally, names: Sequence[str], base: Sequence[str], copied: 
 def full(tally: Tally) -> None:
     """Run every molecule scenario on the older supported Fedora release too; too long for every change."""
     os.environ["LLAMAFLEET_RELEASE"] = OLDER_RELEASE
-    molecule(tally)
+    copied = tree.copy()
+    _molecule(tally, copied, sorted(path.parent.name for path in copied.glob("molecule/*/molecule.yml")))
 
 
 def _demo(log: Path, *arguments: str) -> tuple[str, float]:

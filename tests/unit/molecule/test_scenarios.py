@@ -88,6 +88,22 @@ def test_inventory_names_hosts_under_test(inventory):
     assert group["vars"] == load(MOLECULE / "inventory.yml")["test_resources"]["vars"]
 
 
+def test_what_only_the_full_run_has_says_why():
+    marked = [scenario for scenario in SCENARIOS if (MOLECULE / scenario / "only-full").exists()]
+    assert marked
+    assert {name for name in marked if not (MOLECULE / name / "only-full").read_text(encoding="utf-8").strip()} == set()
+    assert "default" not in marked
+
+
+SHARED = "/srv/ccache"
+
+
+def test_a_scenario_about_compiling_has_a_cache_of_its_own():
+    """A build that is killed, fails or is counted must not be over before it begins."""
+    own = {path.parts[len(MOLECULE.parts)] for path in MOLECULE.glob("*/**/*.yml") if SHARED in path.read_text("utf-8")}
+    assert own == set()
+
+
 def guard(inventory: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), "guard.yml"]
