@@ -193,8 +193,8 @@ def compute_buffers(s: Setup) -> Compute:
         n_seq,
         c.n_stream,
         0 if free else tokens,
-        c.n_ctx_seq > (s.model.hparams.get("rope.scaling.original_context_length") or s.model.hparams.n_ctx_train),
-        tuple(s.env.get(name) for name in _ROTATION_VARIABLES) if s.env else (),
+        _graphs.rope_factors_name(s),
+        tuple((name, s.env[name]) for name in _ROTATION_VARIABLES if name in s.env),
         tuple(cache.form.shape for cache in s.caches) if _types_alike(s) else tuple(cache.form for cache in s.caches),
         s.build.outputs_for_all_tokens or o["program"],
         (

@@ -229,13 +229,7 @@ class Builder:
         return t
 
     def rope_factors(self, il: int) -> T | None:
-        """llama_model::get_rope_factors (llama-model.cpp:8393)."""
-        h = self.h
-        name = "rope_freqs.weight"
-        if name not in self.s.model.by_name:
-            original = h.get("rope.scaling.original_context_length") or h.n_ctx_train
-            long = self.s.context.n_ctx_seq > original
-            name = "rope_factors_long.weight" if long else "rope_factors_short.weight"
+        name = rope_factors_name(self.s)
         source = self.s.model.by_name.get(name)
         if source is None:
             return None
@@ -1076,6 +1070,16 @@ _WEIGHT_SCALE = words(
     bailingmoe2 dots1 kimi-linear step35
     """
 )
+
+
+def rope_factors_name(s: Any) -> str:
+    """The tensor of a model's frequency factors, or "" (llama_model::get_rope_factors, llama-model.cpp:8393)."""
+    h, names = s.model.hparams, s.model.names
+    if "rope_freqs.weight" in names:
+        return "rope_freqs.weight"
+    original = h.get("rope.scaling.original_context_length") or h.n_ctx_train
+    name = "rope_factors_long.weight" if s.context.n_ctx_seq > original else "rope_factors_short.weight"
+    return name if name in names else ""
 
 
 class MissingTensorError(Exception):
