@@ -97,7 +97,7 @@ class T:
         op: str,
         ty: str,
         ne: tuple[int, int, int, int],
-        src: list[T] = _NO_SOURCES,
+        src: list[T] | None = None,
         nb: tuple[int, int, int, int] | None = None,
         nbytes: int = 0,
     ) -> None:
@@ -105,7 +105,7 @@ class T:
         self.op = op
         self.ty = ty
         self.ne = ne
-        self.src = src
+        self.src = _NO_SOURCES if src is None else src
         self.vsrc: T | None = None
         self.flags = 0
         self.buf = NOWHERE
