@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -52,7 +53,15 @@ def served(folder: Path) -> dict[str, dict]:
     inventory = {"all": {"children": groups, "vars": local, "hosts": {"localhost": None}}}
     (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
     done = subprocess.run(
-        ["ansible-playbook", "--inventory", str(folder / "hosts.json"), str(folder / "play.json")],
+        [
+            sys.executable,
+            "-m",
+            "ansible",
+            "playbook",
+            "--inventory",
+            str(folder / "hosts.json"),
+            str(folder / "play.json"),
+        ],
         capture_output=True,
         text=True,
         check=False,
