@@ -60,7 +60,7 @@ def test_keys_are_not_in_what_the_module_says(where):
     )
     said = json.loads(done.stdout)
     assert said["msg"].startswith("/none/bin/llama-server does not exist")
-    # The newest core leaves the arguments out unless it was asked for them; where they are, they are all there but keys.
+    # The newest core leaves the arguments out unless it is asked; where they are, all are there but the keys.
     assert "invocation" not in said or said["invocation"]["module_args"]["defaults"]["threads"] == 3
     assert KEY not in done.stdout + done.stderr
 
