@@ -523,6 +523,8 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
 UNITS = Path("/etc/systemd/system")
 CREDENTIALS = Path(_unit.CREDENTIALS)
 STATE = Path("/var/lib/llamafleet/state")
+# Gone with the next boot: a run that is refused on a bare host leaves no folder of ours there for its lock.
+LOCKS = Path("/run/lock/llamafleet")
 # Where figures were written, to find them again when they are not wanted any more. No instance has such a name.
 TEXTFILE = STATE / ".textfile"
 # The firewall's rules that were added here, and which may therefore be removed.
@@ -1525,8 +1527,8 @@ class Worker:
         if self.check or self.params["verify"]:
             return self.bring()
         # A run whose controller has gone works on by itself; the next one begins where that ends.
-        STATE.mkdir(parents=True, exist_ok=True, mode=0o755)
-        with _model_file.locked(STATE, LOCK_TIMEOUT):
+        LOCKS.mkdir(exist_ok=True, mode=0o755)
+        with _model_file.locked(LOCKS, LOCK_TIMEOUT):
             return self.bring()
 
     def bring(self) -> dict[str, Any]:
@@ -1543,6 +1545,8 @@ class Worker:
         leaving = sorted(set(managed) - keep)
         changed = self.keep_versions(instances) or changed
         if not self.check:
+            if instances:
+                STATE.mkdir(parents=True, exist_ok=True, mode=0o755)
             self.apply(instances, leaving)
         for name in leaving:
             self.remove(name)

@@ -19,7 +19,7 @@ KEY = "a-key-of-the-test-0123456789"
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    for name in ("UNITS", "CREDENTIALS", "STATE"):
+    for name in ("UNITS", "CREDENTIALS", "STATE", "LOCKS"):
         folder = tmp_path / name.lower()
         folder.mkdir()
         monkeypatch.setattr(llama_instances, name, folder)
@@ -118,7 +118,7 @@ def test_two_runs_do_not_work_at_once(worker, monkeypatch):
     monkeypatch.setattr(llama_instances, "LOCK_TIMEOUT", 0)
     monkeypatch.setattr(llama_instances.Worker, "bring", lambda _self: {"changed": False})
     with (
-        _model_file.locked(llama_instances.STATE, 0),
+        _model_file.locked(llama_instances.LOCKS, 0),
         pytest.raises(_model_file.ModelFileError, match=r"another run \(process \d+\) holds"),
     ):
         worker.work()
@@ -131,7 +131,7 @@ def test_who_only_looks_waits_for_nobody(worker, monkeypatch, looking):
     monkeypatch.setattr(llama_instances.Worker, "bring", lambda _self: {"changed": False})
     worker.check = looking == "check"
     worker.params["verify"] = looking == "verify"
-    with _model_file.locked(llama_instances.STATE, 0):
+    with _model_file.locked(llama_instances.LOCKS, 0):
         assert worker.work() == {"changed": False}
 
 

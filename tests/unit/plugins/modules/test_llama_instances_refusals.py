@@ -25,7 +25,7 @@ class Worker(llama_instances.Worker):
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """Return what makes a Worker of parameters; its paths lie below a folder of the test."""
-    for name in ("UNITS", "CREDENTIALS", "STATE"):
+    for name in ("UNITS", "CREDENTIALS", "STATE", "LOCKS"):
         monkeypatch.setattr(llama_instances, name, tmp_path / name.lower())
     monkeypatch.setattr(llama_instances, "FIREWALL", tmp_path / "state" / ".firewall")
     monkeypatch.setattr(_unit, "PROBE", str(tmp_path / "probe.py"))
