@@ -45,19 +45,24 @@ def left():
     return sorted(str(path.relative_to(llama_instances.CREDENTIALS)) for path in llama_instances.CREDENTIALS.rglob("*"))
 
 
-@pytest.mark.parametrize("where", ["defaults", "instance"])
-def test_keys_are_not_in_what_the_module_says(where):
-    secret = {"api_keys": [KEY], "tls": {"certificate": "/root/c", "key_content": f"{KEY}-of-tls"}}
-    instance = {"name": "chat", "model": "m.gguf", "ctx_size": 256}
-    arguments = {"instances": [instance], "release": "/none", "defaults": {"threads": 3}}
-    (arguments["defaults"] if where == "defaults" else instance).update(secret)
-    done = subprocess.run(
+def call(arguments):
+    """Run the module as a program, as Ansible does."""
+    return subprocess.run(
         [sys.executable, llama_instances.__file__],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("where", ["defaults", "instance"])
+def test_keys_are_not_in_what_the_module_says(where):
+    secret = {"api_keys": [KEY], "tls": {"certificate": "/root/c", "key_content": f"{KEY}-of-tls"}}
+    instance = {"name": "chat", "model": "m.gguf", "ctx_size": 256}
+    arguments = {"instances": [instance], "release": "/none", "defaults": {"threads": 3}}
+    (arguments["defaults"] if where == "defaults" else instance).update(secret)
+    done = call(arguments)
     said = json.loads(done.stdout)
     assert said["msg"].startswith("/none/bin/llama-server does not exist")
     # The newest core leaves the arguments out unless it is asked; where they are, all are there but the keys.
@@ -67,14 +72,7 @@ def test_keys_are_not_in_what_the_module_says(where):
 
 def test_a_setting_that_does_not_exist_is_refused_among_the_defaults():
     arguments = {"instances": [], "defaults": {"thread": 3}}
-    done = subprocess.run(
-        [sys.executable, llama_instances.__file__],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "defaults.thread" in json.loads(done.stdout)["msg"]
+    assert "defaults.thread" in json.loads(call(arguments).stdout)["msg"]
 
 
 def test_a_secret_is_written_beside_its_place(worker):
