@@ -669,6 +669,17 @@ class Failure(Exception):
     """The module fails with this message."""
 
 
+class ServerFailure(Failure):
+    """A server did not start or did not pass; its own last lines are read when the old one serves again."""
+
+    def __init__(self, message: str, unit: str, since: float) -> None:
+        super().__init__(message)
+        self.unit = unit
+        self.since = since
+        # The journal is written beside the process: the last lines arrive a moment later.
+        self.until = time.time() + 0.3
+
+
 class Module(AnsibleModule):
     """One that keeps its arguments from the journal.
 
@@ -1297,8 +1308,7 @@ class Worker:
         since = time.time()
         rc, out, err = self.run(["systemctl", "restart", instance.unit])
         if rc != 0:
-            log = self.tail(instance.unit, since)
-            raise Failure(f"{instance.unit} did not start: {(err or out).strip()}\n{log}")
+            raise ServerFailure(f"{instance.unit} did not start: {(err or out).strip()}", instance.unit, since)
         if self.params["gate"]:
             key = instance.item["api_keys"][0] if instance.item["api_keys"] else None
             seen = _server_gate.examine(
@@ -1310,8 +1320,8 @@ class Worker:
                 tolerance=self.params["tolerance"],
             )
             if seen["problems"]:
-                log = self.tail(instance.unit, since)
-                raise Failure(f"{instance.unit} did not pass the gate: {'; '.join(seen['problems'])}\n{log}")
+                problems = "; ".join(seen["problems"])
+                raise ServerFailure(f"{instance.unit} did not pass the gate: {problems}", instance.unit, since)
             instance.gate = {**seen, "predicted": instance.predicted}
 
     def room_for_two(self, instance: Instance) -> bool:
@@ -1358,7 +1368,8 @@ class Worker:
             self.systemctl("daemon-reload")
             self.start_and_gate(second)
         except Failure as exc:
-            raise Failure(f"on trial beside the running instance, which was not touched: {exc}") from exc
+            words = self.words_of(exc)
+            raise Failure(f"on trial beside the running instance, which was not touched: {words}") from exc
         finally:
             self.run(["systemctl", "stop", second.unit])
             unit.unlink(missing_ok=True)
@@ -1366,11 +1377,14 @@ class Worker:
             self.run(["systemctl", "daemon-reload"])
             self.run(["systemctl", "reset-failed", second.unit])
 
-    def tail(self, unit: str, since: float) -> str:
-        # The journal is written beside the process: give the last lines a moment to arrive.
-        time.sleep(0.3)
-        words: str = _server_log.last_words(_server_gate.journal(self.run, unit, f"--since=@{int(since)}"))
-        return f"The server's last lines:\n{words}"
+    def words_of(self, failure: Failure) -> str:
+        """The failure's message, with the last lines of the server where one failed."""
+        if not isinstance(failure, ServerFailure):
+            return str(failure)
+        time.sleep(max(0.0, failure.until - time.time()))
+        span = (f"--since=@{int(failure.since)}", f"--until=@{failure.until:.3f}")
+        words: str = _server_log.last_words(_server_gate.journal(self.run, failure.unit, *span))
+        return f"{failure}\nThe server's last lines:\n{words}"
 
     def record(self, instance: Instance) -> None:
         folder = STATE / instance.name
@@ -1405,8 +1419,9 @@ class Worker:
             return f"{instance.unit} did not exist before and is removed again"
         if not before["was_started"]:
             return f"{instance.unit} is stopped, as it was"
-        self.run(["systemctl", "enable" if before["enabled"] else "disable", instance.unit])
         rc, out, err = self.run(["systemctl", "restart", instance.unit])
+        # After the start: each of them reads all units again, and clients would wait for that too.
+        self.run(["systemctl", "enable" if before["enabled"] else "disable", instance.unit])
         self.start_watchdog(instance.name)
         if rc != 0:
             return f"{instance.unit} could not be started with its previous settings either: {(err or out).strip()}"
@@ -1465,7 +1480,7 @@ class Worker:
                 self.run(["systemctl", "start", _unit.unit_name(name)])
                 self.start_watchdog(name)
             back = f"\nThe way back: {'; '.join(words)}." if words else ""
-            raise Failure(f"{exc}{back}") from exc
+            raise Failure(f"{self.words_of(exc)}{back}") from exc
         for instance in todo:
             if instance.item["state"] == "started":
                 self.record(instance)
