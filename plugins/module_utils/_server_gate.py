@@ -31,6 +31,13 @@ def journal(run: Run, unit: str, *match: str) -> str:
     return out
 
 
+def journal_of(run: Run, invocation: str) -> str:
+    """The log of one start of a unit, and what systemd said of it; nothing of an earlier or a later start."""
+    match = (f"_SYSTEMD_INVOCATION_ID={invocation}", "+", f"INVOCATION_ID={invocation}")
+    _rc, out, _err = run(["journalctl", "--no-pager", "--output=cat", "--lines=4000", *match])
+    return out
+
+
 def client_of(item: dict[str, Any], key: str | None) -> _server_probe.Client:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(item["host"], item["host"])
     path = host if host.endswith(".sock") else None

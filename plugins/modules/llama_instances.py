@@ -672,12 +672,11 @@ class Failure(Exception):
 class ServerFailure(Failure):
     """A server did not start or did not pass; its own last lines are read when the old one serves again."""
 
-    def __init__(self, message: str, unit: str, since: float) -> None:
+    def __init__(self, message: str, invocation: str) -> None:
         super().__init__(message)
-        self.unit = unit
-        self.since = since
+        self.invocation = invocation
         # The journal is written beside the process: the last lines arrive a moment later.
-        self.until = time.time() + 0.3
+        self.told = time.monotonic() + 0.3
 
 
 class Module(AnsibleModule):
@@ -1305,10 +1304,9 @@ class Worker:
 
     def start_and_gate(self, instance: Instance) -> None:
         self.run(["systemctl", "reset-failed", instance.unit])
-        since = time.time()
         rc, out, err = self.run(["systemctl", "restart", instance.unit])
         if rc != 0:
-            raise ServerFailure(f"{instance.unit} did not start: {(err or out).strip()}", instance.unit, since)
+            raise self.failed(instance.unit, f"did not start: {(err or out).strip()}")
         if self.params["gate"]:
             key = instance.item["api_keys"][0] if instance.item["api_keys"] else None
             seen = _server_gate.examine(
@@ -1320,8 +1318,7 @@ class Worker:
                 tolerance=self.params["tolerance"],
             )
             if seen["problems"]:
-                problems = "; ".join(seen["problems"])
-                raise ServerFailure(f"{instance.unit} did not pass the gate: {problems}", instance.unit, since)
+                raise self.failed(instance.unit, f"did not pass the gate: {'; '.join(seen['problems'])}")
             instance.gate = {**seen, "predicted": instance.predicted}
 
     def room_for_two(self, instance: Instance) -> bool:
@@ -1377,13 +1374,15 @@ class Worker:
             self.run(["systemctl", "daemon-reload"])
             self.run(["systemctl", "reset-failed", second.unit])
 
+    def failed(self, unit: str, what: str) -> ServerFailure:
+        return ServerFailure(f"{unit} {what}", _server_gate.show(self.run, unit).get("InvocationID", ""))
+
     def words_of(self, failure: Failure) -> str:
         """The failure's message, with the last lines of the server where one failed."""
         if not isinstance(failure, ServerFailure):
             return str(failure)
-        time.sleep(max(0.0, failure.until - time.time()))
-        span = (f"--since=@{int(failure.since)}", f"--until=@{failure.until:.3f}")
-        words: str = _server_log.last_words(_server_gate.journal(self.run, failure.unit, *span))
+        time.sleep(max(0.0, failure.told - time.monotonic()))
+        words: str = _server_log.last_words(_server_gate.journal_of(self.run, failure.invocation))
         return f"{failure}\nThe server's last lines:\n{words}"
 
     def record(self, instance: Instance) -> None:
