@@ -31,7 +31,9 @@ def clock(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    # One write a line: others of this process may be writing theirs.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager
@@ -77,15 +79,18 @@ def run(
     log: Path | None = None,
     check: bool = True,
     own_session: bool = False,
+    label: str = "",
 ) -> int:
     """Run a command and return its exit status.
 
     Without `log` its output goes to the terminal. With `log` it goes to that file, and the
     terminal gets its last line every HEARTBEAT_SECONDS; when it fails, its last TAIL_LINES.
     A long quiet command without `log` gets a line with the elapsed time. A command in its own
-    session is not reached by the terminal's Ctrl-C.
+    session is not reached by the terminal's Ctrl-C. With `label` each line begins with it: several
+    commands run at the same time.
     """
     command = [str(part) for part in argv]
+    begins = f"[{label}] " if label else ""
     begun = time.monotonic()
     last_output = [begun]
     last_line = [""]
@@ -107,7 +112,7 @@ def run(
         while not done.wait(1):
             if time.monotonic() - last_output[0] >= HEARTBEAT_SECONDS:
                 last_output[0] = time.monotonic()
-                say(f"    ... {clock(time.monotonic() - begun)} {last_line[0][:150]}")
+                say(f"{begins}    ... {clock(time.monotonic() - begun)} {last_line[0][:150]}")
 
     beating = threading.Thread(target=heartbeat, daemon=True)
     beating.start()
@@ -124,8 +129,7 @@ def run(
                     tail = [*tail[1 - TAIL_LINES :], line]
                 else:
                     last_output[0] = time.monotonic()
-                    sys.stdout.write(line)
-                    sys.stdout.flush()
+                    say(begins + line.rstrip("\n"))
         status = process.wait()
     except BaseException:
         # Ctrl-C reaches the child too; wait for it, so that nothing goes on unseen.

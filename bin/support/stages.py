@@ -10,13 +10,16 @@ import fcntl
 import hashlib
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,6 +30,9 @@ RELEASE = "44"
 OLDER_RELEASE = "43"
 # A scenario with a file of this name is run by bin/test full alone, or by its name; the file says why.
 ONLY_FULL = "only-full"
+# One with a file of this name has the machine to itself, because it measures time; the others run two at a time.
+ALONE = "alone"
+LANES = ("a", "b")
 HOST_TOOL = machine.ROOT / "tests" / "host" / "host"
 PODMAN = machine.ROOT / "tests" / "host" / "podman"
 _PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit")
@@ -39,6 +45,7 @@ class Tally:
     passed: int = 0
     failures: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
     def check(
         self,
@@ -47,16 +54,18 @@ class Tally:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        label: str = "",
     ) -> bool:
-        """Run one command as one check: it passes when it ends with status 0."""
+        """Run one command as one check: it passes when it ends with status 0. `label` begins its lines."""
         begun = time.monotonic()
         console.say(f"--- {name}")
         try:
-            console.run(argv, cwd=cwd, env=env)
+            console.run(argv, cwd=cwd, env=env, label=label)
         except console.CommandFailed as error:
             self.fail(name, str(error))
             return False
-        self.passed += 1
+        with self.lock:
+            self.passed += 1
         console.say(f"--- {name}: passed, {console.clock(time.monotonic() - begun)}")
         return True
 
@@ -323,7 +332,7 @@ def molecule(tally: Tally, only: str = "") -> None:
 
 
 def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
-    """Run scenarios one after the other, alone on this machine."""
+    """Run scenarios, those that measure time one by one and the others in two lanes; no other run is beside them."""
     from . import parts
 
     env = {
@@ -345,22 +354,50 @@ def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
         except BlockingIOError:
             console.say(f"waiting for another run of the scenarios on this machine ({lock})")
             fcntl.flock(held, fcntl.LOCK_EX)
+
+        def scenario(name: str, lane: str) -> None:
+            # molecule remembers there which steps an earlier run has done, and leaves them out.
+            with tempfile.TemporaryDirectory(prefix="molecule-") as memory:
+                tally.check(
+                    f"molecule:{name}",
+                    [*base, "test", "--scenario-name", name, "--destroy", "never"],
+                    cwd=copied,
+                    env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": memory, "LLAMAFLEET_TEST_PREFIX": f"{prefix}-{lane}"},
+                    label=name,
+                )
+                _host("down", "--prefix", f"{prefix}-{lane}-")
+
+        alone = [name for name in names if (copied / "molecule" / name / ALONE).exists()]
         try:
-            _scenarios(tally, names, base, copied, env)
+            for name in alone:
+                scenario(name, LANES[0])
+            _in_lanes(scenario, [name for name in names if name not in alone])
         finally:
             _host("down", "--prefix", f"{prefix}-")
 
 
-def _scenarios(tally: Tally, names: Sequence[str], base: Sequence[str], copied: Path, env: Mapping[str, str]) -> None:
+def _in_lanes(scenario: Callable[[str, str], None], names: Sequence[str]) -> None:
+    """Run scenarios in order, as many at a time as there are lanes; after an interruption no further one begins."""
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
-        # molecule remembers there which steps an earlier run has done, and leaves them out.
-        with tempfile.TemporaryDirectory(prefix="molecule-") as memory:
-            tally.check(
-                f"molecule:{name}",
-                [*base, "test", "--scenario-name", name, "--destroy", "never"],
-                cwd=copied,
-                env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": memory},
-            )
+        waiting.put(name)
+    stopped = threading.Event()
+
+    def serve(lane: str) -> None:
+        while not stopped.is_set():
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            scenario(name, lane)
+
+    with futures.ThreadPoolExecutor(len(LANES)) as pool:
+        running = [pool.submit(serve, lane) for lane in LANES]
+        try:
+            for lane in running:
+                lane.result()
+        finally:
+            stopped.set()
 
 
 def full(tally: Tally) -> None:

@@ -88,10 +88,11 @@ def test_inventory_names_hosts_under_test(inventory):
     assert group["vars"] == load(MOLECULE / "inventory.yml")["test_resources"]["vars"]
 
 
-def test_what_only_the_full_run_has_says_why():
-    marked = [scenario for scenario in SCENARIOS if (MOLECULE / scenario / "only-full").exists()]
+@pytest.mark.parametrize("marker", ["only-full", "alone"])
+def test_what_is_run_otherwise_says_why(marker):
+    marked = [scenario for scenario in SCENARIOS if (MOLECULE / scenario / marker).exists()]
     assert marked
-    assert {name for name in marked if not (MOLECULE / name / "only-full").read_text(encoding="utf-8").strip()} == set()
+    assert {name for name in marked if not (MOLECULE / name / marker).read_text(encoding="utf-8").strip()} == set()
     assert "default" not in marked
 
 
