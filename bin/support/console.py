@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import signal
 import subprocess
@@ -30,9 +31,27 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+# What the lines of this thread begin with where several things run at once.
+_begins: contextvars.ContextVar[str] = contextvars.ContextVar("_begins", default="")
+
+
+@contextlib.contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Begin every line that this thread prints with a label."""
+    token = _begins.set(f"[{label}] ")
+    try:
+        yield
+    finally:
+        _begins.reset(token)
+
+
 def say(text: str) -> None:
-    # One write a line: others of this process may be writing theirs.
-    sys.stdout.write(f"{text}\n")
+    _write(_begins.get() + text)
+
+
+def _write(line: str) -> None:
+    # One write a line: other threads may be writing theirs.
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
@@ -79,18 +98,16 @@ def run(
     log: Path | None = None,
     check: bool = True,
     own_session: bool = False,
-    label: str = "",
 ) -> int:
     """Run a command and return its exit status.
 
     Without `log` its output goes to the terminal. With `log` it goes to that file, and the
     terminal gets its last line every HEARTBEAT_SECONDS; when it fails, its last TAIL_LINES.
     A long quiet command without `log` gets a line with the elapsed time. A command in its own
-    session is not reached by the terminal's Ctrl-C. With `label` each line begins with it: several
-    commands run at the same time.
+    session is not reached by the terminal's Ctrl-C.
     """
     command = [str(part) for part in argv]
-    begins = f"[{label}] " if label else ""
+    begins = _begins.get()
     begun = time.monotonic()
     last_output = [begun]
     last_line = [""]
@@ -112,7 +129,7 @@ def run(
         while not done.wait(1):
             if time.monotonic() - last_output[0] >= HEARTBEAT_SECONDS:
                 last_output[0] = time.monotonic()
-                say(f"{begins}    ... {clock(time.monotonic() - begun)} {last_line[0][:150]}")
+                _write(f"{begins}    ... {clock(time.monotonic() - begun)} {last_line[0][:150]}")
 
     beating = threading.Thread(target=heartbeat, daemon=True)
     beating.start()
@@ -129,7 +146,7 @@ def run(
                     tail = [*tail[1 - TAIL_LINES :], line]
                 else:
                     last_output[0] = time.monotonic()
-                    say(begins + line.rstrip("\n"))
+                    _write(begins + line.rstrip("\n"))
         status = process.wait()
     except BaseException:
         # Ctrl-C reaches the child too; wait for it, so that nothing goes on unseen.

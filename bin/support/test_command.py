@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent import futures
 
 from . import console, machine
 
@@ -33,13 +34,30 @@ def main() -> int:
         parser.error(f"no stage is named {', '.join(unknown)}; there are {', '.join(stages.STAGES)}")
     tally = stages.Tally()
     begun = time.monotonic()
-    for name in options.stage or stages.DEFAULT:
+
+    def run(name: str) -> None:
         kind, _, only = name.partition(":")
         try:
             with console.phase(f"stage {name}"):
                 stages.STAGES[kind](tally, *([only] if only else []))
         except (Exception, SystemExit) as error:  # the other stages still have something to say
             tally.fail(name, f"{type(error).__name__}: {error}")
+
+    def run_labelled(names: tuple[str, ...]) -> None:
+        for name in names:
+            with console.labelled(name):
+                run(name)
+
+    if options.stage:
+        for name in options.stage:
+            run(name)
+    else:
+        with futures.ThreadPoolExecutor(len(stages.BESIDE)) as pool:
+            for done in [pool.submit(run_labelled, names) for names in stages.BESIDE]:
+                done.result()
+        for name in stages.DEFAULT:
+            if not any(name in names for names in stages.BESIDE):
+                run(name)
     for skipped in tally.skipped:
         console.say(f"skipped: {skipped}")
     for failure in tally.failures:

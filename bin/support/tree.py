@@ -13,33 +13,42 @@ import filecmp
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 from . import console
 from .machine import ROOT, cache_dir
+
+_one_at_a_time = threading.Lock()
 
 
 def collections_path(kind: str = "tree") -> Path:
     return cache_dir() / kind
 
 
-def _files() -> list[Path]:
+def files() -> list[Path]:
+    """Return the files of the checkout that belong to it, relative to its root."""
     listed = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         check=True,
         capture_output=True,
     ).stdout
-    files = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
+    names = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
     # The link that lets a clone find itself would make the copy contain itself.
-    return [path for path in files if path.parts[0] != ".collections" and (ROOT / path).is_file()]
+    return [path for path in names if path.parts[0] != ".collections" and (ROOT / path).is_file()]
 
 
 def copy(kind: str = "tree") -> Path:
     """Bring the copy in step with the checkout and return its folder; only files that differ are written."""
+    with _one_at_a_time:
+        return _copy(kind)
+
+
+def _copy(kind: str) -> Path:
     target = collections_path(kind) / "ansible_collections" / "llamafleet" / "turboquant"
     target.mkdir(parents=True, exist_ok=True)
-    wanted = set(_files())
+    wanted = set(files())
     for path in sorted(target.rglob("*"), reverse=True):
         relative = path.relative_to(target)
         if relative.parts[0] == ".git" or relative in wanted:
