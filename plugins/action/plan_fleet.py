@@ -16,7 +16,14 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _builds, _gtt, _hardware, _plan
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _build_plan,
+    _builds,
+    _gtt,
+    _hardware,
+    _known_builds,
+    _plan,
+)
 from ansible_collections.llamafleet.turboquant.plugins.modules.gguf_info import make_opener
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils import _plan_page
 from ansible_collections.llamafleet.turboquant.plugins.plugin_utils._plan_headers import Headers
@@ -84,6 +91,10 @@ def host_of(name: str, hostvars: Any, offline: bool) -> _plan.Host | None:
     empty = _plan.Host(name, (), {}, (), None, _builds.DEFAULT_BUILD, None)
     try:
         variables = hostvars[name]
+        source = _plan.plain(variables.get("llama_build_source"))
+        if isinstance(source, dict):
+            # Known even where the planner has no rules for it: preflight names its faults.
+            empty = empty._replace(build_name=_known_builds.name_of(source))
         instances = _plan.plain(variables.get("llama_server_instances") or [])
         if not instances:
             return None
@@ -119,6 +130,11 @@ def _with_defaults(
         backend = backends[0] if isinstance(backends, list) and backends else None
     if backend is not None:
         common.setdefault("backend", backend)
+    # The build gets the attention kernels that the instances name (playbooks/build.yml).
+    pairs = list(_plan.plain(variables.get("llama_build_cache_type_pairs")) or [])
+    pairs += _build_plan.pairs_of_instances(instances, common)
+    if _build_plan.pairs_beyond_default(pairs):
+        common["fa_all_quants"] = True
     return [{**common, **{key: value for key, value in item.items() if value is not None}} for item in instances]
 
 

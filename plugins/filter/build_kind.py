@@ -25,7 +25,10 @@ options:
     type: dict
     required: true
   host:
-    description: The host, with C(architecture), C(distribution), C(release), C(builder) and C(gpus).
+    description:
+      - The host, with C(architecture), C(distribution), C(release), C(builder) and C(gpus).
+      - C(instances) and C(instance_defaults) are C(llama_server_instances) and C(llama_server_defaults), whose pairs of
+        cache types count where the build is for CUDA or ROCm.
     type: dict
     required: true
 """
@@ -41,6 +44,7 @@ RETURN = r"""
 _value:
   description:
     - C(kind), a name of 12 digits, with C(backends), C(cuda_architectures) and C(gpu_targets) as they will be built.
+    - C(cache_type_pairs), the pairs whose attention kernels are not in every build.
     - C(nvidia_drivers), the versions of the NVIDIA drivers that were found. They are not of the kind.
   type: dict
 """

@@ -32,8 +32,9 @@ SETTINGS = (
 def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
     """Return the kind of build that a host needs: hosts of one kind share one build.
 
-    `host` has architecture, distribution, release, builder (the host that builds for it, or an empty string)
-    and gpus (as gpu_info returns them). A host that builds for itself is of one kind with others of the
+    `host` has architecture, distribution, release, builder (the host that builds for it, or an empty string),
+    gpus (as gpu_info returns them), and where it serves instances and instance_defaults, whose pairs of cache types
+    need attention kernels. A host that builds for itself is of one kind with others of the
     same release; with a builder, the builder's release counts, and there is one builder.
     """
     missing = sorted(set(SETTINGS) - set(settings))
@@ -54,7 +55,13 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
     builder = str(host.get("builder") or "")
     place = {"builder": builder} if builder else {"distribution": host["distribution"], "release": host["release"]}
     decided = {name: settings[name] for name in SETTINGS}
-    decided.update(backends=backends, cuda_architectures=architectures, gpu_targets=targets)
+    pairs: list[str] = []
+    if {"cuda", "rocm"} & set(backends):
+        named = _build_plan.pairs_of_instances(host.get("instances") or [], host.get("instance_defaults") or {})
+        # Those that every build has are no reason for two.
+        beyond = _build_plan.pairs_beyond_default([*settings["cache_type_pairs"], *named])
+        pairs = [f"{key}/{value}" for key, value in beyond]
+    decided.update(backends=backends, cuda_architectures=architectures, gpu_targets=targets, cache_type_pairs=pairs)
     return {
         "kind": _build_plan.fingerprint({"settings": decided, "architecture": host["architecture"], "place": place})[
             :12
@@ -62,6 +69,7 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         "backends": backends,
         "cuda_architectures": architectures,
         "gpu_targets": targets,
+        "cache_type_pairs": pairs,
         # Not of the kind: a newer driver runs the same build, an older one may ask for another CUDA.
         "nvidia_drivers": sorted(
             {str(gpu["driver_version"]) for gpu in gpus if gpu.get("driver") == "nvidia" and gpu.get("driver_version")}

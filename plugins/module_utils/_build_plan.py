@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Raised when the recipe itself changes so that equal inputs would give another artifact.
@@ -72,10 +72,12 @@ GPU_LISTS = ("CMAKE_CUDA_ARCHITECTURES", "CMAKE_HIP_ARCHITECTURES", "GPU_TARGETS
 _TURBO = ("turbo2", "turbo3", "turbo4")
 FA_DEFAULT_PAIRS = frozenset(
     [("f16", "f16"), ("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")]
-    + [(key, value) for key in ("f16", "q8_0") for value in _TURBO]
+    + [(key, value) for key in ("f16", "q8_0") for value in _TURBO if (key, value) != ("f16", "turbo2")]
     + [(key, "q8_0") for key in _TURBO]
     + [(key, value) for key in _TURBO for value in _TURBO]
 )
+# What a pair becomes: V of turbo2 makes V of the first and last two layers q8_0 (src/llama-kv-cache.cpp:287-291).
+FA_BRINGS = {("f16", "turbo2"): ("f16", "q8_0")}
 FA_ALL_QUANTS_TYPES = ("f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 
 # Figures in MiB: source, objects and artifact of one build (docs/builds.md has the measurements).
@@ -266,18 +268,34 @@ def check_rocwmma(targets: Sequence[str], version: tuple[int, int] | None) -> No
             )
 
 
+def pairs_beyond_default(pairs: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the pairs of cache types whose attention kernels are not in every CUDA and HIP build."""
+    wanted: set[tuple[str, str]] = set()
+    for pair in pairs:
+        key, slash, value = str(pair).partition("/")
+        if not slash or not key or not value:
+            raise BuildError(f"cache type pair {pair!r} must be written K/V, such as q8_0/turbo4")
+        wanted.add(FA_BRINGS.get((key, value), (key, value)))
+    return sorted(wanted - FA_DEFAULT_PAIRS)
+
+
+def pairs_of_instances(instances: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the pairs of cache types that instances name; what is auto is chosen among those of every build."""
+    pairs = set()
+    for instance in instances:
+        said = {**defaults, **{key: value for key, value in instance.items() if value is not None}}
+        types = [str(said.get(key) or "f16") for key in ("cache_type_k", "cache_type_v")]
+        if said.get("backend") != "cpu" and said.get("state") != "absent" and "auto" not in types:
+            pairs.add("/".join(types))
+    return sorted(pairs)
+
+
 def attention_options(pairs: Sequence[Any]) -> dict[str, str]:
     """Return what the cache types in use ask of the CUDA and HIP attention kernels.
 
     Both spellings are returned; a tree that has the list of pairs gets that one alone (see `for_tree`).
     """
-    wanted: list[tuple[str, str]] = []
-    for pair in pairs:
-        key, slash, value = str(pair).partition("/")
-        if not slash or not key or not value:
-            raise BuildError(f"cache type pair {pair!r} must be written K/V, such as q8_0/turbo4")
-        wanted.append((key, value))
-    extra = sorted(set(wanted) - FA_DEFAULT_PAIRS)
+    extra = pairs_beyond_default(pairs)
     for key, value in extra:
         if key not in FA_ALL_QUANTS_TYPES or value not in FA_ALL_QUANTS_TYPES:
             raise BuildError(

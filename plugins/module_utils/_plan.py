@@ -149,6 +149,8 @@ class Host(NamedTuple):
     """What a person should know of the host itself."""
     problem: str = ""
     """Why nothing could be learned of this host."""
+    build_name: str = ""
+    """The build that the host really gets, of which `build` is the nearest that the planner has rules for."""
 
 
 ReadModel = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -280,6 +282,8 @@ def instance_options(instance: Mapping[str, Any], devices: Sequence[Mapping[str,
     if not devices:
         options["n_gpu_layers"] = 0
     options["cache_ram"] = merged["cache_ram_mib"]
+    if merged.get("fa_all_quants"):
+        options["fa_all_quants"] = True
     # The role writes --fit off: the plan decides, not the program.
     options["fit"] = False
     options.update(extra)
@@ -543,6 +547,7 @@ class _Planner:
         result: dict[str, Any] = {
             "name": host.name,
             "build": host.build,
+            "build_name": host.build_name or host.build,
             "verdict": UNKNOWN,
             "reason": host.problem,
             "notes": list(host.notes),

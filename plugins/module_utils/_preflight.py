@@ -512,6 +512,11 @@ def check_builds(builds: Sequence[str], backends: Sequence[str] = ()) -> list[Fi
                 for row in rows
                 if row.verdict == "bad"
             ]
+            found += [
+                Finding("build_lacks_fixes", WARNING, f"the build {build}: {row.why}", row.source)
+                for row in rows
+                if row.verdict == "lacks"
+            ]
             lacking = [
                 entry for entry in ADVISORIES if entry.fixed_in is not None and int(number.group(1)) < entry.fixed_in
             ]

@@ -9,7 +9,10 @@ Private to the collection: it may change at any time. Standard library only.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from . import _hardware
 
 GPU_BACKENDS = ("cuda", "rocm", "vulkan")
 
@@ -70,3 +73,52 @@ def device_refusals(backends: list[str], devices: list[dict[str, Any]], allow_so
                 "on the processor: install the GPU's driver and see that its device nodes are there"
             )
     return refused
+
+
+# A discrete GPU of which less than this part is named is another one: drivers keep a few hundred MiB of it at most.
+SAME_GPU = 0.75
+
+
+def compare_devices(
+    backends: list[str], devices: list[dict[str, Any]], hardware: Mapping[str, Any], narrowed: bool
+) -> tuple[list[str], list[str]]:
+    """Compare what llama-server names with the GPUs that gpu_info found; return refusals and warnings.
+
+    narrowed: a variable of the environment, such as CUDA_VISIBLE_DEVICES, lets the program see a part of the GPUs.
+    """
+    refused: list[str] = []
+    warned: list[str] = []
+    for backend in backends:
+        own = {
+            device["name"]: device for device in devices if device["name"].startswith(DEVICE_PREFIX.get(backend, "-"))
+        }
+        own = {name: device for name, device in own.items() if not device["software"]}
+        if not own:
+            continue
+        listed = ", ".join(
+            f"{name} ({device['description']}, {device['total_mib']} MiB)" for name, device in own.items()
+        )
+        gpus = [gpu for gpu in hardware["gpus"] if backend in gpu["backends"]]
+        try:
+            wanted = _hardware.planning_devices(hardware, [backend])
+        except ValueError as exc:
+            warned.append(f"llama-server names {listed}, which cannot be compared with the host's hardware: {exc}")
+            continue
+        # What an integrated GPU may map depends on the driver's version; a card has its own memory.
+        card = not all(gpu["integrated"] for gpu in gpus)
+        there = ", ".join(f"{device['name']} ({device['total_bytes'] >> 20} MiB)" for device in wanted)
+        names = ", ".join(str(gpu["name"]) for gpu in gpus)
+        seen = [
+            device["name"]
+            for device in wanted
+            if device["name"] in own
+            and (not card or own[device["name"]]["total_mib"] >= SAME_GPU * (device["total_bytes"] >> 20))
+        ]
+        text = f"the {backend} backend names {listed}, and the host has {names}: {there}"
+        if not seen and not narrowed:
+            refused.append(
+                f"{text}. That is another GPU: see that the driver of the right one is loaded and may be used"
+            )
+        elif len(seen) < len(wanted) and not narrowed:
+            warned.append(f"{text}. Not named: {', '.join(d['name'] for d in wanted if d['name'] not in seen)}")
+    return refused, warned

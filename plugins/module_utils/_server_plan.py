@@ -44,6 +44,15 @@ def build_of(release: Path) -> str | None:
     return None
 
 
+def has_all_quants(release: Path) -> bool:
+    """Whether a release has the attention kernels of GGML_CUDA_FA_ALL_QUANTS."""
+    try:
+        manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+        return str(manifest["options"].get("GGML_CUDA_FA_ALL_QUANTS", "OFF")) == "ON"
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
 def options_of(item: dict[str, Any]) -> dict[str, Any]:
     """The instance in the words of memory_budget, by the same rules as in the plan of the fleet."""
     devices = [{"name": name} for name in item["devices"] if name != "none"]
@@ -305,6 +314,7 @@ __all__ = [
     "PlanError",
     "Planner",
     "build_of",
+    "has_all_quants",
     "host_devices",
     "memory_limit",
     "options_of",

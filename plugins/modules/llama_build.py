@@ -262,13 +262,10 @@ class Builder:
         if source.commit and source.identity == _known_builds.DEFAULT_COMMIT and source.number == 0:
             source = source._replace(number=_known_builds.DEFAULT_NUMBER)
         backends = _build_plan.check_backends(params["backends"])
-        known = _known_builds.look_up(
-            _known_builds.repository_of(source.url),
-            source.number,
-            source.identity if source.kind == "git" else "",
-            backends,
-        )
-        refused = _known_builds.refusal(known)
+        repository = _known_builds.repository_of(source.url)
+        commit = source.identity if source.kind == "git" else ""
+        known = _known_builds.look_up(repository, source.number, commit, backends)
+        refused = _known_builds.refusal(known) or _known_builds.number_missing(repository, source.number, commit)
         if refused and not params["allow_known_bad"]:
             raise _build_plan.BuildError(refused)
 
@@ -295,7 +292,7 @@ class Builder:
         )
         need = _build_plan.disk_needed(backends, max(len(params["cuda_architectures"]), len(params["gpu_targets"])))
         found: dict[str, Any] = {
-            "notes": [f"{row.why} ({row.source})" for row in known if row.verdict == "note"],
+            "notes": [f"{row.why} ({row.source})" for row in known if row.verdict in ("note", "lacks")],
             "need_mib": need,
             "free_mib": _build_host.free_mib(self.root),
             "request": request,

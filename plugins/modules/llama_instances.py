@@ -985,6 +985,8 @@ class Worker:
         def automatic(item: dict[str, Any]) -> bool:
             return "auto" in (item["ctx_size"], item["cache_type_k"], item["cache_type_v"])
 
+        for item in items:
+            item["fa_all_quants"] = _server_plan.has_all_quants(self.release)
         ready = []
         # What is fixed goes first, so that auto takes what remains and not what another one needs.
         for item in sorted(items, key=automatic):

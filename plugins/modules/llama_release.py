@@ -16,7 +16,7 @@ description:
   - Unpacks an artifact to C(releases/<fingerprint>) below O(root), where it appears by one rename after every file was
     compared with the manifest and C(llama-server) was run. Then C(current) is pointed at it, atomically.
   - A damaged archive, another architecture, a C library that is too old, missing libraries and a GPU backend that
-    names no GPU are refused before anything is switched.
+    names no GPU, or another one than the host's hardware has, are refused before anything is switched.
   - The archive is copied from the controller only to hosts that do not have the release.
   - Where SELinux is on, the files get the types of their place (C(restorecon)) before the release appears.
   - C(devices.json) beside the manifest lists the devices that C(llama-server) named.
@@ -127,7 +127,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import _artifact, _build_job, _release
+from ..module_utils import _artifact, _build_job, _hardware, _release
 
 DEVICES = "devices.json"
 # There where the kernel enforces a policy, or would.
@@ -163,8 +163,11 @@ def ask(program: Path, argument: str, environment: dict[str, str]) -> str:
     return text
 
 
-def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the unpacked llama-server and write down what it says; refuse it where it cannot serve as meant."""
+def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> list[str]:
+    """Run the unpacked llama-server and write down what it says; refuse it where it cannot serve as meant.
+
+    Return what a person should know of its devices.
+    """
     program = staging / "bin" / "llama-server"
     # A shell's way of asking: the loader names every library that is not there.
     missing, _stray = _build_job.linked_libraries(program, staging / "none")
@@ -180,11 +183,15 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
         raise ReleaseError("llama-server --help lists no option --model, so its options cannot be read")
     devices = _release.parse_devices(ask(program, "--list-devices", environment))
     refused = _release.device_refusals(manifest["backends"], devices, params["allow_software_devices"])
+    warned: list[str] = []
+    if not refused and set(manifest["backends"]) & set(_release.GPU_BACKENDS) and not params["allow_software_devices"]:
+        narrowed = any(name.endswith("_VISIBLE_DEVICES") for name in environment)
+        refused, warned = _release.compare_devices(manifest["backends"], devices, _hardware.read_hardware(), narrowed)
     if refused:
         raise ReleaseError("; ".join(refused))
     _build_job.write_json(staging / DEVICES, devices)
     (staging / DEVICES).chmod(0o644)
-    return devices
+    return warned
 
 
 def label(folder: Path) -> None:
@@ -205,8 +212,8 @@ def label(folder: Path) -> None:
         raise ReleaseError(f"restorecon {folder}: {done.stderr.decode('utf-8', 'replace').strip()}")
 
 
-def install(root: Path, params: dict[str, Any]) -> None:
-    """Unpack, try out, and let the release appear."""
+def install(root: Path, params: dict[str, Any]) -> list[str]:
+    """Unpack, try out, and let the release appear; return what a person should know of its devices."""
     archive = Path(params["archive"])
     fingerprint = params["fingerprint"]
     releases = root / "releases"
@@ -226,13 +233,14 @@ def install(root: Path, params: dict[str, Any]) -> None:
         )
     staging = _artifact.unpack(archive, fingerprint, releases)
     try:
-        try_out(staging, manifest, params)
+        warned = try_out(staging, manifest, params)
         # Before it appears: a release that is there is whole, its labels included.
         label(staging)
         _artifact.publish(staging, releases, fingerprint)
     finally:
         if staging.exists():
             shutil.rmtree(staging)
+    return warned
 
 
 def main() -> None:
@@ -275,8 +283,8 @@ def main() -> None:
         if not module.check_mode:
             for path in old:
                 shutil.rmtree(path)
-            if not present:
-                install(root, params)
+            for warning in [] if present else install(root, params):
+                module.warn(warning)
             if switching:
                 _artifact.switch(root, fingerprint)
             for name in gone:

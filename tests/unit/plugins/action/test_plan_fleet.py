@@ -388,3 +388,28 @@ def test_the_printed_table_has_all_columns() -> None:
     assert _plan.COLUMNS == (
         "host", "instance", "device", "model", "context", "K/V", "weights", "KV", "compute", "free", "verdict",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kernels"),
+    [("q8_0", "turbo4", False), ("f16", "q8_0", True), ("f16", "turbo2", True)],
+)
+def test_the_plan_counts_on_the_kernels_that_the_build_will_have(key: str, value: str, kernels: bool) -> None:
+    instances = [{"name": "chat", "model": "gemma.gguf", "cache_type_k": key, "cache_type_v": value}]
+    host = {"plan_devices": CARD, "llama_build_backends": ["cuda"], "llama_server_instances": instances}
+    found = plan_fleet.host_of("h", {"h": host}, True)
+    assert found is not None
+    assert found.instances[0].get("fa_all_quants", False) is kernels
+    options = _plan.instance_options(found.instances[0], CARD)
+    assert options.get("fa_all_quants", False) is kernels
+
+
+def test_the_build_has_its_name_where_the_planner_has_no_rules_for_it() -> None:
+    source = {"kind": "git", "url": "https://mirror.invalid/ggml-org/llama.cpp", "commit": "1" * 40, "number": 8000}
+    host = {"plan_devices": CARD, "llama_server_instances": OPEN, "llama_build_source": source}
+    found = plan_fleet.host_of("h", {"h": host}, True)
+    assert found is not None
+    assert (found.build_name, found.problem.partition(" (")[0]) == (
+        "upstream-b8000",
+        "its variables cannot be planned with: no rules are known for the build that llama_build_source names",
+    )

@@ -104,7 +104,7 @@ def test_every_setting_counts(name):
         "cpu_features": ["avx2", "avx512"],
         "arm_arch": "armv9-a",
         "cuda_architectures": ["90"],
-        "cache_type_pairs": ["q8_0/turbo4"],
+        "cache_type_pairs": ["q8_0/f16"],
         "rocwmma": True,
         "tls": "never",
         "cmake_options": {"GGML_LTO": True},
@@ -116,3 +116,25 @@ def test_every_setting_counts(name):
 def test_backends_in_any_order_are_one_kind():
     settings = {**SETTINGS, "backends": ["vulkan", "cuda"]}
     assert kind(settings)["kind"] == kind({**SETTINGS, "backends": ["cpu", "cuda", "vulkan"]})["kind"]
+
+
+def test_the_instances_bring_their_attention_kernels():
+    instances = [
+        {"name": "a", "cache_type_k": "f16", "cache_type_v": "q8_0"},
+        {"name": "b"},
+        {"name": "c", "cache_type_v": "auto"},
+        {"name": "d", "cache_type_v": "q5_0", "backend": "cpu"},
+        {"name": "e", "cache_type_v": "q5_1", "state": "absent"},
+    ]
+    serving = kind(instances=instances, instance_defaults={"cache_type_k": "q8_0", "cache_type_v": "turbo4"})
+    assert serving["cache_type_pairs"] == ["f16/q8_0"]
+    assert serving["kind"] != kind()["kind"]
+    assert serving["kind"] == kind({**SETTINGS, "cache_type_pairs": ["f16/q8_0", "q8_0/turbo4"]})["kind"]
+
+
+def test_pairs_that_every_build_has_are_no_reason_for_two():
+    pairs = kind(instances=[{"cache_type_k": "q8_0", "cache_type_v": "turbo4"}])
+    assert (pairs["kind"], pairs["cache_type_pairs"]) == (kind()["kind"], [])
+    cpu = {**SETTINGS, "backends": ["cpu"]}
+    other = kind(cpu, instances=[{"cache_type_k": "q4_0", "cache_type_v": "turbo4"}])
+    assert (other["kind"], other["cache_type_pairs"]) == (kind(cpu)["kind"], [])

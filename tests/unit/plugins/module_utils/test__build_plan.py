@@ -207,6 +207,8 @@ def test_two_gpu_backends_are_loaded_at_run_time():
         ([], "OFF", "bf16-bf16;f16-f16;q4_0-q4_0;q8_0-q8_0"),
         (["q8_0/turbo4", "f16/turbo3", "turbo4/q8_0", "turbo2/turbo3"], "OFF", "bf16-bf16;f16-f16;q4_0-q4_0;q8_0-q8_0"),
         (["q8_0/f16"], "ON", "bf16-bf16;f16-f16;q4_0-q4_0;q8_0-f16;q8_0-q8_0"),
+        # Its outer layers are f16/q8_0, which a build without it aborts on.
+        (["f16/turbo2"], "ON", "bf16-bf16;f16-f16;f16-q8_0;q4_0-q4_0;q8_0-q8_0"),
         (["q5_1/q4_0", "q8_0/turbo4"], "ON", "bf16-bf16;f16-f16;q4_0-q4_0;q5_1-q4_0;q8_0-q8_0"),
     ],
 )

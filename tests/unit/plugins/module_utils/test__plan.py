@@ -391,7 +391,17 @@ def test_the_shape_of_the_plan() -> None:
         "warnings",
     ]
     planned = result["hosts"][0]
-    assert sorted(planned) == ["build", "devices", "instances", "name", "notes", "ram", "reason", "verdict"]
+    assert sorted(planned) == [
+        "build",
+        "build_name",
+        "devices",
+        "instances",
+        "name",
+        "notes",
+        "ram",
+        "reason",
+        "verdict",
+    ]
     assert sorted(planned["devices"][0]) == [
         "backend",
         "free_bytes",

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import re
+
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _release
 
@@ -79,3 +81,49 @@ def test_a_gpu_build_needs_its_gpu(backends, text, software, said):
     else:
         with pytest.raises(ValueError, match=said):
             raise ValueError("; ".join(found))
+
+
+GIB = 1 << 30
+ADA = {"name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "pci_address": "0000:01:00.0", "integrated": False,
+       "vram_total_bytes": 24564 << 20, "vram_used_bytes": 0, "gtt_total_bytes": None,
+       "backends": ["cuda", "vulkan"]}  # fmt: skip
+SECOND = {**ADA, "pci_address": "0000:02:00.0"}
+HALO = {"name": "AMD Radeon 8060S Graphics", "vendor": "amd", "pci_address": "0000:c6:00.0", "integrated": True,
+        "vram_total_bytes": GIB, "vram_used_bytes": 0, "gtt_total_bytes": 60 * GIB, "gtt_used_bytes": 0,
+        "backends": ["rocm", "vulkan"]}  # fmt: skip
+ONE_CUDA = "\n".join(CUDA.splitlines()[:3]) + "\n"
+SMALL = "Available devices:\n  CUDA0: NVIDIA T400 4GB (3900 MiB, 3800 MiB free)\n"
+
+
+def machine(*gpus):
+    memory = {"ram_total_bytes": 128 * GIB, "ram_available_bytes": 120 * GIB, "ttm_pages_limit": None}
+    return {"gpus": list(gpus), "memory": memory}
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "narrowed", "refused", "warned"),
+    [
+        (CUDA, [ADA, SECOND], False, "", ""),
+        (ONE_CUDA, [ADA], False, "", ""),
+        (ONE_CUDA, [ADA, SECOND], False, "", "Not named: CUDA1"),
+        (ONE_CUDA, [ADA, SECOND], True, "", ""),
+        (SMALL, [ADA], False,
+         r"CUDA0 \(NVIDIA T400 4GB, 3900 MiB\), and the host has NVIDIA GeForce RTX 4090: CUDA0", ""),
+        (SMALL, [ADA], True, "", ""),
+        (ONE_CUDA, [], False, "", "cannot be compared with the host's hardware"),
+        (ONE_CUDA, [{**ADA, "vram_total_bytes": None}], False, "",
+         "vram_total_bytes of NVIDIA GeForce RTX 4090 is not known"),
+        # What an APU may map is no mark of it.
+        (ROCM, [HALO], False, "", ""),
+        ("Available devices:\n  ROCm0: AMD Radeon Graphics (1024 MiB, 900 MiB free)\n", [HALO], False, "", ""),
+        (LLVMPIPE, [ADA], False, "", ""),
+    ],
+)  # fmt: skip
+def test_the_devices_are_the_gpus_of_the_host(text, gpus, narrowed, refused, warned):
+    devices = _release.parse_devices(text)
+    backends = ["cpu", {"C": "cuda", "R": "rocm", "V": "vulkan"}[devices[0]["name"][0]]]
+    found, said = _release.compare_devices(backends, devices, machine(*gpus), narrowed)
+    assert (len(found), len(said)) == (bool(refused), bool(warned))
+    for texts, wanted in ((found, refused), (said, warned)):
+        if wanted:
+            assert re.search(wanted, texts[0])

@@ -252,3 +252,19 @@ def test_what_finds_no_place_is_left_open_and_refused_with_a_reason(gemma):
     assert wanted["ctx_size"] == "auto"
     with pytest.raises(plan.PlanError, match="instance 'a': "):
         planner.plan(wanted, 124 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels"),
+    [
+        ('{"options": {"GGML_CUDA_FA_ALL_QUANTS": "ON"}}', True),
+        ('{"options": {"GGML_CUDA_FA_ALL_QUANTS": "OFF"}}', False),
+        ('{"options": {}}', False),
+        ("{}", False),
+        ("[", False),
+    ],
+)
+def test_the_release_says_which_attention_kernels_it_has(tmp_path, text, kernels):
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    assert plan.has_all_quants(tmp_path) is kernels
+    assert plan.has_all_quants(tmp_path / "none") is False
