@@ -19,6 +19,13 @@ case "$*" in *--help*) exec {GOOD}/llama-server --help;; esac
 """
 EXITS = ASKED + 'echo "error: cannot find my libraries" >&2; exit 1\n'
 HANGS = ASKED + 'echo "loading, and never done"; exec sleep 10000\n'
+# Stopped most of the time, as if it computed on the wrong device.
+SLOW = (
+    ASKED
+    + f"""(while kill -STOP $$; do sleep 0.25; kill -CONT $$; sleep 0.05; done) 2>/dev/null &
+exec {GOOD}/llama-server "$@"
+"""
+)
 MUTE = f"""#!/usr/bin/python3
 import http.server, subprocess, sys, time
 if "--help" in sys.argv:
@@ -46,7 +53,7 @@ def main() -> None:
     GOOD.mkdir(parents=True, exist_ok=True)
     with tarfile.open("/opt/server.tar.gz") as built:
         built.extractall(GOOD.parent, filter="data")
-    for kind, text in (("exits", EXITS), ("hangs", HANGS), ("mute", MUTE)):
+    for kind, text in (("exits", EXITS), ("hangs", HANGS), ("slow", SLOW), ("mute", MUTE)):
         folder = RELEASES / kind / "bin"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "llama-server").write_text(text)

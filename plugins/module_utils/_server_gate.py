@@ -44,6 +44,31 @@ def client_of(item: dict[str, Any], key: str | None) -> _server_probe.Client:
     return _server_probe.Client(host, item["port"], path, item["has_tls"], key)
 
 
+# A busy moment is not a slow release: so often it is measured before it counts as one.
+MEASURE = 3
+
+
+def fast_enough(
+    measure: Callable[[], dict[str, Any]], item: dict[str, Any], rate_before: float | None
+) -> tuple[dict[str, Any], str]:
+    """Decode, and again where that was too slow; return the fastest answer, and what is wrong with it.
+
+    rate_before: tokens per second of the release before with the same settings, where they are known.
+    """
+    least, asked = float(item.get("min_tps") or 0), "min_tps asks for"
+    percent = float(item.get("min_tps_percent") or 0)
+    if percent and rate_before:
+        least = rate_before * percent / 100
+        asked = f"are {percent:g}% (min_tps) of the {rate_before:g} of the release before"
+    best = measure()
+    for _more in range(MEASURE - 1):
+        if best["tokens_per_second"] >= least:
+            break
+        best = max(best, measure(), key=lambda answer: float(answer["tokens_per_second"]))
+    rate = best["tokens_per_second"]
+    return best, "" if rate >= least else f"decodes {rate:g} tokens/s, below the {least:g} that {asked}"
+
+
 def examine(
     run: Run,
     item: dict[str, Any],
@@ -52,11 +77,12 @@ def examine(
     measured_before: dict[str, Any] | None = None,
     timeout: float = 120,
     tolerance: float = 0.05,
+    rate_before: float | None = None,
 ) -> dict[str, Any]:
     """Put one running instance to the test; problems is empty when it passed.
 
     measured_before: what the log of this same configuration said at an earlier gate, for a log that the journal no
-    longer has. A server is never measured by the figures of another configuration.
+    longer has. A server is never measured by the figures of another configuration. rate_before: see fast_enough.
     """
     unit = _unit.unit_name(item["name"])
     started = time.monotonic()
@@ -87,15 +113,11 @@ def examine(
             problems.append(str(exc))
     if not problems:
         try:
-            answer = _server_probe.decode(client, timeout=timeout)
+            answer, slow = fast_enough(lambda: _server_probe.decode(client, timeout=timeout), item, rate_before)
             result.update(
                 tokens=answer["tokens"], tokens_per_second=answer["tokens_per_second"], answer=answer["text"][:200]
             )
-            least = float(item.get("min_tps") or 0)
-            if least and answer["tokens_per_second"] < least:
-                problems.append(
-                    f"decodes {answer['tokens_per_second']} tokens/s, below the {least:g} that min_tps asks for"
-                )
+            problems += [slow] if slow else []
         except _server_probe.ProbeError as exc:
             problems.append(f"no token decoded: {exc}")
     measured = _server_log.parse_log(journal(run, unit, f"_SYSTEMD_INVOCATION_ID={state.get('InvocationID', '')}"))

@@ -66,6 +66,17 @@ def _network(where: str, address: str) -> None:
         raise InstanceError(f"{where}allow_from {address!r}: {exc}; write it like 10.0.0.0/8") from None
 
 
+def _least_rate(where: str, value: Any) -> tuple[float, float]:
+    """Return what min_tps asks for: tokens per second, and percents of what the release before decoded."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%?)", str(value))
+    if match is None or (match[2] and float(match[1]) > 100):
+        raise InstanceError(
+            f"{where}min_tps {value!r} is neither a number of tokens per second, such as 25, nor up to 100% of what "
+            "the release before decoded, such as 50%; 0 asks for nothing"
+        )
+    return (0.0, float(match[1])) if match[2] else (float(match[1]), 0.0)
+
+
 def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Check one instance by itself and fill in what it leaves open."""
     given = {key: value for key, value in raw.items() if value is not None}
@@ -185,6 +196,7 @@ def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     item["firewall"] = asked and {**asked, "port": item["port"]}
     for key, least in (("start_timeout", 5), ("drain_timeout", 0)):
         item[key] = _whole(f"{where}{key}", item[key], least)
+    item["min_tps"], item["min_tps_percent"] = _least_rate(where, item["min_tps"])
     if item["state"] not in ("started", "stopped", "absent"):
         raise InstanceError(f"{where}state {item['state']!r} is not one of started, stopped, absent")
     item["alias"] = str(item.get("alias") or item["model"])

@@ -296,8 +296,11 @@ options:
         type: int
       min_tps:
         description:
-          - Tokens per second that the gate asks for. None unless set.
-        type: float
+          - Tokens per second that the gate asks for, such as V(25), or a part of what the release before decoded with
+            the same settings, where that is known, such as V(50%). A slower one is measured three times before it
+            counts. V(0) unless set, which asks for nothing.
+          - Changed alone it starts nothing; O(verify) holds the number against what runs.
+        type: str
       watchdog:
         description:
           - A timer that decodes one token and restarts a server that cannot any more.
@@ -562,7 +565,7 @@ DEFAULTS: dict[str, Any] = {
     "drain_timeout": 60,
     "jit": False,
     "max_graph_splits": 8,
-    "min_tps": 0,
+    "min_tps": "0",
     "watchdog": {},
     "state": "started",
 }
@@ -635,7 +638,7 @@ SETTINGS_SPEC: dict[str, Any] = {
     "drain_timeout": {"type": "int"},
     "jit": {"type": "bool"},
     "max_graph_splits": {"type": "int"},
-    "min_tps": {"type": "float"},
+    "min_tps": {"type": "str"},
     "watchdog": {
         "type": "dict",
         "options": {
@@ -1318,6 +1321,7 @@ class Worker:
                 instance.predicted,
                 timeout=self.params["gate_timeout"],
                 tolerance=self.params["tolerance"],
+                rate_before=rate_before(instance.state(), speed_key(instance), str(self.release)),
             )
             if seen["problems"]:
                 raise self.failed(instance.unit, f"did not pass the gate: {'; '.join(seen['problems'])}")
@@ -1402,6 +1406,7 @@ class Worker:
             "fingerprint": instance.fingerprint,
             "unit_sha256": hashlib.sha256(unit).hexdigest(),
             "release": str(self.release),
+            "speed_key": speed_key(instance),
             "gated_at": int(time.time()),
             "gate": instance.gate,
         }
@@ -1589,7 +1594,7 @@ class Worker:
 
 def choice_key(item: dict[str, Any], release: Path, build: str, params: dict[str, Any]) -> str:
     """All that a choice of the plan depends on, except what happens to be free at the moment."""
-    left_out = ("api_keys", "tls", "firewall", "chosen", "predicted", "devices_bytes")
+    left_out = ("api_keys", "tls", "firewall", "chosen", "predicted", "devices_bytes", "min_tps", "min_tps_percent")
     settings = {key: value for key, value in item.items() if key not in left_out}
     path = Path(item["model_path"])
     words = [settings, str(release), build, params["plan_devices"], params["plan_ram_bytes"], path.stat().st_size]
@@ -1605,6 +1610,29 @@ def answered(item: dict[str, Any]) -> bool:
     before, now = item["chosen"].get("devices_bytes") or {}, item["devices_bytes"]
     same_memory = before.keys() == now.keys() and all(abs(now[name] - before[name]) <= 256 << 20 for name in now)
     return item["chosen"].get("key") == item["choice_key"] and same_memory
+
+
+# What decides how fast a release decodes, besides the machine.
+SPEED = (
+    "model", "mmproj", "draft", "backend", "devices", "n_gpu_layers", "threads", "ctx_size", "cache_type_k",
+    "cache_type_v", "flash_attn", "parallel", "kv_unified", "batch_size", "ubatch_size", "load_mode", "environment",
+    "extra_args",
+)  # fmt: skip
+
+
+def speed_key(instance: Instance) -> str:
+    """What is the same wherever two releases can be compared by their speed."""
+    digest = str(instance.listed.get(instance.item["model"], {}).get("sha256", ""))
+    words = [digest, {key: instance.item.get(key) for key in SPEED}]
+    return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+
+
+def rate_before(state: dict[str, Any], key: str, release: str) -> float | None:
+    """The tokens per second of another release at its gate, with the same settings; None where none is known."""
+    if state.get("speed_key") != key or state.get("release") == release:
+        return None
+    rate = (state.get("gate") or {}).get("tokens_per_second")
+    return float(rate) if rate else None
 
 
 def listener(port: int) -> tuple[int, str] | None:

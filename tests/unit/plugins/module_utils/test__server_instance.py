@@ -147,3 +147,18 @@ def test_models_have_to_be_listed():
     assert item["draft"]["model_path"] == "/models/d.gguf"
     with pytest.raises(rules.InstanceError, match=r"'m.gguf' is not in llama_model_files \(other.gguf\)"):
         rules.model_paths(complete(), "/models", {"other.gguf": {}})
+
+
+@pytest.mark.parametrize(
+    ("given", "least", "percent"),
+    [("0", 0.0, 0.0), ("25", 25.0, 0.0), (7.5, 7.5, 0.0), ("50%", 0.0, 50.0), ("100%", 0.0, 100.0)],
+)
+def test_how_fast_it_has_to_be_is_a_number_or_a_part(given, least, percent):
+    item = complete(min_tps=given)
+    assert (item["min_tps"], item["min_tps_percent"]) == (least, percent)
+
+
+@pytest.mark.parametrize("given", ["fast", "-1", "101%", "5 %", "", "1e3"])
+def test_no_other_speed_is_taken(given):
+    with pytest.raises(rules.InstanceError, match=f"min_tps {given!r} is neither a number of tokens per second"):
+        complete(min_tps=given)

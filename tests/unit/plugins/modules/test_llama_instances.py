@@ -133,6 +133,28 @@ def test_who_only_looks_waits_for_nobody(worker, monkeypatch, looking):
         assert worker.work() == {"changed": False}
 
 
+def speed(**changes):
+    instance = llama_instances.Instance({"name": "chat", "model": "m.gguf", "ctx_size": 256, **changes})
+    instance.listed = {"m.gguf": {"sha256": "a" * 64}}
+    return llama_instances.speed_key(instance)
+
+
+@pytest.mark.parametrize(
+    ("key", "release", "rate"),
+    [
+        (speed(), "/opt/new", 12.5),
+        (speed(min_tps="9", api_keys=[KEY]), "/opt/new", 12.5),
+        (speed(ctx_size=512), "/opt/new", None),
+        (speed(), "/opt/old", None),
+    ],
+    ids=["another release", "what costs no time differs", "other settings", "the same release"],
+)
+def test_a_release_is_compared_with_another_of_the_same_settings(key, release, rate):
+    state = {"speed_key": speed(), "release": "/opt/old", "gate": {"tokens_per_second": 12.5}}
+    assert llama_instances.rate_before(state, key, release) == rate
+    assert llama_instances.rate_before({}, key, release) is None
+
+
 def test_the_journal_does_not_get_the_arguments(monkeypatch):
     said = []
     monkeypatch.setattr(llama_instances.AnsibleModule, "log", lambda _self, msg, **_more: said.append(msg))
