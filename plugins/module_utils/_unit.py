@@ -9,11 +9,17 @@ Private to the collection: it may change at any time and is not for use from els
 from __future__ import annotations
 
 import ipaddress
+import math
 from typing import Any
 
 MARK = "# Managed by llamafleet.turboquant; changes are overwritten."
 PROBE = "/opt/llamafleet/libexec/llama_probe.py"
 CREDENTIALS = "/etc/llamafleet/instances"
+# A load that fails is tried so often; the pauses between two starts grow from the first to the last of these seconds.
+START_BURST = 5
+RESTART_SEC, RESTART_STEPS, RESTART_MAX_SEC = 2, 4, 30
+# Seconds beyond the instance's own limits before systemd ends a start or a stop itself.
+START_SPARE = STOP_SPARE = 30
 
 
 def unit_name(name: str) -> str:
@@ -149,6 +155,19 @@ def _addresses(item: dict[str, Any]) -> list[str]:
     return allowed
 
 
+def start_limit_seconds(item: dict[str, Any]) -> int:
+    """In what time START_BURST failed loads have to lie so that there is no further one.
+
+    Longer than the slowest loop takes: every load and every stop up to its own limit, and the pauses between. A load
+    that fails only after start_timeout would otherwise be tried for ever. systemd's pauses grow by the same factor each.
+    """
+    growth = RESTART_MAX_SEC / RESTART_SEC
+    pauses = (RESTART_SEC * growth ** (min(n, RESTART_STEPS) / RESTART_STEPS) for n in range(START_BURST))
+    attempt = item["start_timeout"] + START_SPARE + item["drain_timeout"] + STOP_SPARE
+    # A minute more for a busy machine, in whole minutes for who reads it.
+    return math.ceil((START_BURST * attempt + sum(pauses)) / 60 + 1) * 60
+
+
 def probe_words(item: dict[str, Any], action: str, *more: str) -> list[str]:
     """The helper's command line, which carries no secret: it reads keys from the credential."""
     words = ["/usr/bin/python3", PROBE, action, "--name", item["name"]]
@@ -165,7 +184,7 @@ def probe_words(item: dict[str, Any], action: str, *more: str) -> list[str]:
 def render_service(item: dict[str, Any], release: str, flags: list[str], user: str, groups: list[str]) -> str:
     """Return the text of llama-server@NAME.service."""
     name = item["name"]
-    stop_after = item["drain_timeout"] + 30
+    stop_after = item["drain_timeout"] + STOP_SPARE
     lines = [
         MARK,
         "[Unit]",
@@ -173,8 +192,8 @@ def render_service(item: dict[str, Any], release: str, flags: list[str], user: s
         "After=network-online.target",
         "Wants=network-online.target",
         # A load that fails again and again ends in the state failed, with its last line to be read.
-        "StartLimitIntervalSec=600",
-        "StartLimitBurst=5",
+        f"StartLimitIntervalSec={start_limit_seconds(item)}",
+        f"StartLimitBurst={START_BURST}",
         "",
         "[Service]",
         "Type=exec",
@@ -207,10 +226,10 @@ def render_service(item: dict[str, Any], release: str, flags: list[str], user: s
         lines.append(f"Environment={quoted(f'{key}={value}', variables=False)}")
     lines += [
         "Restart=on-failure",
-        "RestartSec=2",
-        "RestartSteps=4",
-        "RestartMaxDelaySec=30",
-        f"TimeoutStartSec={item['start_timeout'] + 30}",
+        f"RestartSec={RESTART_SEC}",
+        f"RestartSteps={RESTART_STEPS}",
+        f"RestartMaxDelaySec={RESTART_MAX_SEC}",
+        f"TimeoutStartSec={item['start_timeout'] + START_SPARE}",
         f"TimeoutStopSec={stop_after}",
         "KillMode=mixed",
         "LimitCORE=0",

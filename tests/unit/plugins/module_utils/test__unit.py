@@ -126,6 +126,23 @@ def test_the_stop_waits_longer_than_the_drain():
     assert any(line.startswith("ExecStop=+") and line.endswith("--timeout 120") for line in text)
 
 
+@pytest.mark.parametrize("start", [5, 60, 300, 3600])
+@pytest.mark.parametrize("drain", [0, 60, 900])
+@pytest.mark.parametrize("fails_after", [0.0, 0.5, 1.0])
+def test_a_load_loop_ends_however_long_a_load_takes_to_fail(start, drain, fails_after):
+    """Reckoned from the unit alone, as systemd does (man systemd.service, RestartSteps; systemd.unit, StartLimit...)."""
+    unit = dict(line.split("=", 1) for line in lines(start_timeout=start, drain_timeout=drain) if "=" in line)
+    first, last, steps = (float(unit[key]) for key in ("RestartSec", "RestartMaxDelaySec", "RestartSteps"))
+    burst = int(unit["StartLimitBurst"])
+    now = 0.0
+    for number in range(burst):
+        now += fails_after * (float(unit["TimeoutStartSec"]) + float(unit["TimeoutStopSec"]))
+        now += min(last, first * (last / first) ** (number / steps))
+    # The start after these is refused only when the first of them still counts.
+    assert now < float(unit["StartLimitIntervalSec"]) - 30
+    assert 37 * 60 == float(dict(line.split("=", 1) for line in lines() if "=" in line)["StartLimitIntervalSec"])
+
+
 def test_a_socket_is_probed_by_its_path():
     text = lines(host="/run/llamafleet/a/api.sock")
     assert any("--socket /run/llamafleet/a/api.sock" in line for line in text if line.startswith("ExecStartPost"))
