@@ -159,7 +159,7 @@ def start_limit_seconds(item: dict[str, Any]) -> int:
     """In what time START_BURST failed loads have to lie so that there is no further one.
 
     Longer than the slowest loop takes: every load and every stop up to its own limit, and the pauses between. A load
-    that fails only after start_timeout would otherwise be tried for ever. systemd's pauses grow by the same factor each.
+    that fails only after start_timeout would otherwise be tried for ever. Each pause is longer by the same factor.
     """
     growth = RESTART_MAX_SEC / RESTART_SEC
     pauses = (RESTART_SEC * growth ** (min(n, RESTART_STEPS) / RESTART_STEPS) for n in range(START_BURST))

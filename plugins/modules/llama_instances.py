@@ -495,6 +495,7 @@ release:
 """
 
 import contextlib
+import functools
 import grp
 import hashlib
 import inspect
@@ -506,8 +507,9 @@ import socket
 import ssl
 import tempfile
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
@@ -672,6 +674,10 @@ class Failure(Exception):
     """The module fails with this message."""
 
 
+class Unexpected(Failure):
+    """An error of the module itself, whose trace is wanted; the host is as it was."""
+
+
 class ServerFailure(Failure):
     """A server did not start or did not pass; its own last lines are read when the old one serves again."""
 
@@ -683,11 +689,20 @@ class ServerFailure(Failure):
 
 
 class Module(AnsibleModule):
-    """One that keeps its arguments from the journal.
+    """One that keeps its arguments from the journal, and does not end in the middle of a change.
 
     Ansible hides secrets there by their text; a private key has several lines, is spelled with backslashes there, and
     would be shown.
     """
+
+    # Ansible's helpers (atomic_move, run_command) end the process with fail_json. While the host is changed, that is an
+    # error like any other, which leads to the way back.
+    working = False
+
+    def fail_json(self, msg: str, **more: Any) -> Any:
+        if self.working:
+            raise Failure(msg)
+        return super().fail_json(msg, **more)
 
     def log(self, msg: Any, log_args: Any = None) -> None:
         super().log("Invoked; the arguments hold keys and are not shown" if log_args else msg)
@@ -738,6 +753,13 @@ def read(path: Path) -> bytes | None:
         return None
 
 
+def reason_of(exc: BaseException) -> str:
+    """What an error says, for a sentence."""
+    if isinstance(exc, OSError):
+        return f"{exc.filename or 'the host'}: {exc.strerror or exc}"
+    return str(exc) if isinstance(exc, (Failure, *REFUSALS)) else f"{type(exc).__name__}: {exc}"
+
+
 def mode_of(path: Path) -> int:
     return 0o400 if path.parent.parent == CREDENTIALS else 0o644
 
@@ -773,12 +795,26 @@ class Worker:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         # A secret is written beside its place, where the next run finds what a killed one has left.
         secret = path.parent.parent == CREDENTIALS
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent if secret else self.module.tmpdir, suffix=HALF_WRITTEN)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-        Path(temporary).chmod(mode_of(path))
-        self.module.atomic_move(temporary, str(path))
-        path.chmod(mode_of(path))
+        try:
+            descriptor, temporary = tempfile.mkstemp(
+                dir=path.parent if secret else self.module.tmpdir, suffix=HALF_WRITTEN
+            )
+            try:
+                with os.fdopen(descriptor, "wb") as handle:
+                    handle.write(content)
+                Path(temporary).chmod(mode_of(path))
+                self.module.atomic_move(temporary, str(path))
+            except BaseException:
+                # On a full disk its blocks are what the way back needs.
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            path.chmod(mode_of(path))
+        except Failure:
+            raise
+        except Exception as exc:
+            # An OSError, or the plain Exception that atomic_move of a newer Ansible makes of one.
+            cause = exc.__cause__ or exc
+            raise Failure(f"{path} cannot be written: {getattr(cause, 'strerror', None) or cause}") from exc
 
     def forget_arguments(self) -> None:
         """Remove the files in which this module was sent: they hold the keys, and a killed run would leave its own.
@@ -1266,6 +1302,8 @@ class Worker:
         if good is not None and current is not None and hashlib.sha256(current).hexdigest() != state.get("unit_sha256"):
             # A killed run left a unit that never passed; the way back is the one that did.
             files[unit] = good
+        # The record goes back with what it records.
+        files.update({path: read(path) for path in (instance.good_unit, instance.state_path)})
         shown = _server_gate.show(self.run, instance.unit)
         enabled = shown.get("UnitFileState") == "enabled"
         return {"files": files, "was_started": enabled or shown.get("ActiveState") == "active", "enabled": enabled}
@@ -1275,7 +1313,8 @@ class Worker:
             if content is None:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
-            else:
+            elif read(path) != content or (path.stat().st_mode & 0o777) != mode_of(path):
+                # What is right already is not touched: on a full disk the way back has only what it must write.
                 if path.parent.parent == CREDENTIALS:
                     path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
                     path.parent.mkdir(exist_ok=True, mode=0o700)
@@ -1412,26 +1451,59 @@ class Worker:
         }
         _model_file.write_atomically(instance.state_path, json.dumps(state, indent=1, sort_keys=True) + "\n")
 
+    def attempt(self, action: Callable[[], object], wrong: list[str]) -> bool:
+        """Take one step of the way back; what goes wrong keeps nothing else from it, and is noted."""
+        try:
+            action()
+        except BaseException as exc:  # also the exit of one of Ansible's helpers
+            wrong.append(reason_of(exc))
+            return False
+        return True
+
     def revert(self, instance: Instance, before: dict[str, Any]) -> str:
         """Put one instance back; say in one line how that went."""
         unit = UNITS / instance.unit
-        self.run(["systemctl", "stop", instance.unit])
-        if before["files"].get(unit) is None:
-            self.run(["systemctl", "disable", instance.unit])
-        self.put(before["files"])
-        self.systemctl("daemon-reload")
-        self.run(["systemctl", "reset-failed", instance.unit])
-        if before["files"].get(unit) is None:
-            return f"{instance.unit} did not exist before and is removed again"
+        wrong: list[str] = []
+        self.attempt(lambda: self.run(["systemctl", "stop", instance.unit]), wrong)
         if not before["was_started"]:
-            return f"{instance.unit} is stopped, as it was"
-        rc, out, err = self.run(["systemctl", "restart", instance.unit])
-        # After the start: each of them reads all units again, and clients would wait for that too.
-        self.run(["systemctl", "enable" if before["enabled"] else "disable", instance.unit])
-        self.start_watchdog(instance.name)
-        if rc != 0:
-            return f"{instance.unit} could not be started with its previous settings either: {(err or out).strip()}"
-        return f"{instance.unit} runs again with its previous settings and release"
+            self.attempt(lambda: self.run(["systemctl", "disable", instance.unit]), wrong)
+        for path, content in before["files"].items():
+            self.attempt(functools.partial(self.put, {path: content}), wrong)
+        self.attempt(lambda: self.systemctl("daemon-reload"), wrong)
+        self.attempt(lambda: self.run(["systemctl", "reset-failed", instance.unit]), wrong)
+        if before["files"].get(unit) is None:
+            how = f"{instance.unit} did not exist before and is removed again"
+        elif not before["was_started"]:
+            how = f"{instance.unit} is stopped, as it was"
+        else:
+            # Something that serves is better than nothing, even where not all of it could be put back.
+            how = f"{instance.unit} runs again with its previous settings and release"
+            if not self.attempt(lambda: self.systemctl("restart", instance.unit), wrong):
+                how = f"{instance.unit} could not be started with its previous settings either"
+            # After the start: each of them reads all units again, and clients would wait for that too.
+            enable = "enable" if before["enabled"] else "disable"
+            self.attempt(lambda: self.run(["systemctl", enable, instance.unit]), wrong)
+            self.attempt(lambda: self.start_watchdog(instance.name), wrong)
+        return f"{how} ({'; '.join(wrong)})" if wrong else how
+
+    def revert_watchdog(self, instance: Instance, before: dict[str, Any]) -> str:
+        """Put back the files of an instance whose server was not touched."""
+        wrong: list[str] = []
+        for path, content in before["files"].items():
+            self.attempt(functools.partial(self.put, {path: content}), wrong)
+        self.attempt(lambda: self.systemctl("daemon-reload"), wrong)
+        self.attempt(lambda: self.start_watchdog(instance.name), wrong)
+        return f"{instance.unit} was not touched, its watchdog is the one it had" + (
+            f" ({'; '.join(wrong)})" if wrong else ""
+        )
+
+    def resume(self, name: str) -> str:
+        """Start again what was stopped for the sake of another instance, and is as it was; nothing where it runs."""
+        unit = _unit.unit_name(name)
+        wrong: list[str] = []
+        self.attempt(lambda: self.systemctl("start", unit), wrong)
+        self.attempt(lambda: self.start_watchdog(name), wrong)
+        return f"{unit} could not be started again ({'; '.join(wrong)})" if wrong else ""
 
     def free_ports(self, instances: list[Instance]) -> None:
         """Stop what holds an address that another instance takes over in this run."""
@@ -1447,13 +1519,10 @@ class Worker:
                     self.stop_watchdog(instance.name)
                     self.systemctl("stop", instance.unit)
 
-    def stop(self, name: str) -> bool:
-        """Stop an instance that is no longer listed; say whether it ran."""
-        unit = _unit.unit_name(name)
-        active = _server_gate.show(self.run, unit).get("ActiveState") == "active"
+    def stop(self, name: str) -> None:
+        """Stop an instance that is no longer listed."""
         self.stop_watchdog(name)
-        self.systemctl("stop", unit)
-        return active
+        self.systemctl("stop", _unit.unit_name(name))
 
     def try_out(self, instance: Instance) -> None:
         """Put the new form of a running instance on trial where there is room."""
@@ -1466,39 +1535,56 @@ class Worker:
     def apply(self, instances: list[Instance], leaving: list[str]) -> None:
         todo = [instance for instance in instances if instance.reasons]
         only_watchdog = [i for i in instances if not i.reasons and i.action != "unchanged"]
-        done: list[tuple[Instance, dict[str, Any]]] = []
-        before = {instance.name: self.snapshot(instance) for instance in todo}
-        self.free_ports(todo)
-        # Their memory and their addresses may be wanted, but until all has passed they are a part of the way back.
-        stopped = [name for name in leaving if self.stop(name)]
+        before = {instance.name: self.snapshot(instance) for instance in (*todo, *only_watchdog)}
+        done: list[Instance] = []
+        stopped: list[str] = []
         try:
+            self.free_ports(todo)
+            # Their memory and their addresses may be wanted, but until all has passed they are a part of the way back.
+            for name in leaving:
+                if _server_gate.show(self.run, _unit.unit_name(name)).get("ActiveState") == "active":
+                    stopped.append(name)
+                self.stop(name)
             for instance in todo:
                 self.try_out(instance)
-                done.append((instance, before[instance.name]))
+                done.append(instance)
                 self.switch(instance)
-        except Failure as exc:
-            words = [self.revert(changed, old) for changed, old in reversed(done)]
-            changed_names = {changed.name for changed, _old in done}
-            waiting = [
-                other.name for other in todo if other.name not in changed_names and before[other.name]["was_started"]
+            for instance in todo:
+                if instance.item["state"] == "started":
+                    self.record(instance)
+                    self.start_watchdog(instance.name)
+            for instance in only_watchdog:
+                done.append(instance)
+                self.switch_watchdog(instance)
+        except BaseException as exc:
+            # Whatever it was, a gate, a full disk or an error of ours: nothing stays half changed or stopped.
+            words = [
+                self.revert(changed, before[changed.name])
+                if changed.reasons
+                else self.revert_watchdog(changed, before[changed.name])
+                for changed in reversed(done)
             ]
-            for name in (*waiting, *stopped):
-                self.run(["systemctl", "start", _unit.unit_name(name)])
-                self.start_watchdog(name)
-            back = f"\nThe way back: {'; '.join(words)}." if words else ""
-            raise Failure(f"{self.words_of(exc)}{back}") from exc
-        for instance in todo:
-            if instance.item["state"] == "started":
-                self.record(instance)
-                self.start_watchdog(instance.name)
-        for instance in only_watchdog:
-            gone = self.superfluous(instance)
-            for path in gone:
-                if path.name.endswith(".timer"):
-                    self.systemctl("disable", "--now", path.name)
-            self.put({**instance.files, **dict.fromkeys(gone)})
-            self.systemctl("daemon-reload")
-            self.start_watchdog(instance.name)
+            waiting = [other.name for other in todo if other not in done and before[other.name]["was_started"]]
+            words += [said for said in map(self.resume, (*waiting, *stopped)) if said]
+            back = f"The way back: {'; '.join(words)}." if words else ""
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                # It has said why already, or nobody listens.
+                if back:
+                    self.module.warn(back)
+                raise
+            why = self.words_of(exc) if isinstance(exc, Failure) else reason_of(exc)
+            kind = Failure if isinstance(exc, (Failure, OSError, *REFUSALS)) else Unexpected
+            raise kind("\n".join(filter(None, (why, back)))) from exc
+
+    def switch_watchdog(self, instance: Instance) -> None:
+        """Change what is beside an instance whose server stays as it is."""
+        gone = self.superfluous(instance)
+        for path in gone:
+            if path.name.endswith(".timer"):
+                self.systemctl("disable", "--now", path.name)
+        self.put({**instance.files, **dict.fromkeys(gone)})
+        self.systemctl("daemon-reload")
+        self.start_watchdog(instance.name)
 
     def row(self, instance: Instance) -> dict[str, Any]:
         return {
@@ -1702,12 +1788,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    module.working = True
     try:
-        module.exit_json(**Worker(module).work())
-    except (Failure, *REFUSALS) as exc:
-        module.fail_json(msg=str(exc))
-    except OSError as exc:
-        module.fail_json(msg=f"{exc.filename or 'the host'}: {exc.strerror or exc}")
+        result = Worker(module).work()
+    except (Failure, OSError, *REFUSALS) as exc:
+        module.working = False
+        trace = {"exception": traceback.format_exc()} if isinstance(exc, Unexpected) else {}
+        module.fail_json(msg=reason_of(exc), **trace)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

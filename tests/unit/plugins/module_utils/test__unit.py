@@ -130,7 +130,7 @@ def test_the_stop_waits_longer_than_the_drain():
 @pytest.mark.parametrize("drain", [0, 60, 900])
 @pytest.mark.parametrize("fails_after", [0.0, 0.5, 1.0])
 def test_a_load_loop_ends_however_long_a_load_takes_to_fail(start, drain, fails_after):
-    """Reckoned from the unit alone, as systemd does (man systemd.service, RestartSteps; systemd.unit, StartLimit...)."""
+    """Reckoned from the unit alone, as systemd does (man systemd.service, RestartSteps; systemd.unit, StartLimit)."""
     unit = dict(line.split("=", 1) for line in lines(start_timeout=start, drain_timeout=drain) if "=" in line)
     first, last, steps = (float(unit[key]) for key in ("RestartSec", "RestartMaxDelaySec", "RestartSteps"))
     burst = int(unit["StartLimitBurst"])
