@@ -28,6 +28,8 @@ from typing import Any, TextIO
 
 PROMPT = "Name one colour."
 WATCH_STATE = Path("/var/lib/llamafleet/watchdog")
+# Seconds in which a busy server has to get on.
+ADVANCE_PAUSE = 5.0
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -166,6 +168,22 @@ def busy(client: Client, timeout: float = 3) -> int:
 # -- what the units call ----------------------------------------------------------------------------------------------
 
 
+def keys(name: str) -> int:
+    """Refuse a start without a key: with an empty file of keys llama-server lets everybody in."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")) / "api-keys"
+    try:
+        if path.read_text(encoding="utf-8").strip():
+            return 0
+        said = "is empty"
+    except (OSError, ValueError) as exc:
+        said = f"cannot be read ({exc})"
+    say(
+        f"not started: the file of API keys {said}, and llama-server would let everybody in; run the playbook again, "
+        f"which writes /etc/llamafleet/instances/{name}/api-keys"
+    )
+    return 1
+
+
 def ready(client: Client, timeout: float, main_pid: int | None = None) -> int:
     """Wait until the model is loaded. A process that ends meanwhile is not waited for."""
     end = time.monotonic() + timeout
@@ -243,7 +261,7 @@ def systemctl(*words: str) -> str:
     return process.stdout.strip()
 
 
-def advancing(client: Client, pause: float = 5, timeout: float = 10) -> bool:
+def advancing(client: Client, pause: float = ADVANCE_PAUSE, timeout: float = 10) -> bool:
     """True when the server decodes, though it has no time for the probe: that is a busy one, not a wedged one."""
     try:
         before = metrics(client, timeout)
@@ -313,7 +331,8 @@ def watch(client: Client, options: argparse.Namespace) -> int:
         decode(client, 1, options.timeout)
     except ProbeError as exc:
         why = str(exc)
-        alive = advancing(client)
+        # Not for longer than a token may take: a wedged server answers neither.
+        alive = advancing(client, ADVANCE_PAUSE, min(10, options.timeout))
         if alive:
             say(f"no token within {options.timeout:g} s ({why}), but the server decodes: busy")
     state.setdefault("restarts", 0)
@@ -328,6 +347,10 @@ def watch(client: Client, options: argparse.Namespace) -> int:
             # Figures are a courtesy; the watch goes on without them.
             say(f"no figures written: {exc}")
     if alive:
+        return 0
+    if not restart and state["failures"] >= options.failures:
+        ago = time.time() - float(state.get("last_restart", 0))
+        say(f"no token decoded ({why}); not restarted: {ago:.0f} s since the last time, of {options.cooldown:g} s")
         return 0
     if not restart:
         say(f"no token decoded ({why}); {state['failures']} of {options.failures} before a restart")
@@ -357,7 +380,7 @@ def read_key(name: str) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Run as a program by the units."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("action", choices=["ready", "drain", "watch", "decode"])
+    parser.add_argument("action", choices=["keys", "ready", "drain", "watch", "decode"])
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -370,6 +393,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unit", default="")
     parser.add_argument("--textfile", default="", help="directory of node_exporter's textfile collector")
     options = parser.parse_args(arguments)
+    if options.action == "keys":
+        return keys(options.name)
     client = Client(options.host, options.port, options.socket, options.tls, read_key(options.name))
     number = os.environ.get("MAINPID", "")
     pid = int(number) if number.isdigit() else None

@@ -208,7 +208,7 @@ def render_service(item: dict[str, Any], release: str, flags: list[str], user: s
         lines.append(f"LoadCredential=tls.key:{item['tls_key_path']}")
     if item["has_keys"]:
         # With an empty key file llama-server starts without authentication.
-        lines.append("ExecStartPre=/usr/bin/grep --quiet [^[:space:]] %d/api-keys")
+        lines.append(f"ExecStartPre=/usr/bin/python3 {PROBE} keys --name {name}")
     lines.append(f"ExecStart={quoted(release + '/bin/llama-server')} \\\n    {_command(flags)}")
     ready = probe_words(item, "ready", "--timeout", str(item["start_timeout"]))
     lines.append("ExecStartPost=" + " ".join(quoted(word) for word in ready))

@@ -181,12 +181,172 @@ def test_one_good_probe_forgets_the_bad_ones():
     assert probe.judge(state, False, 1001, 3, 0) is False
 
 
+@pytest.fixture
+def watched(server, tmp_path, monkeypatch):
+    """A watch over the server of the test: call it for one look; units, time and restarts are made up."""
+    unit = "llama-server@chat.service"
+    shown = {"ActiveState": "active", "ActiveEnterTimestampMonotonic": "0"}
+    restarts, now = [], [1_764_000_000.0]
+
+    def run(words, **more):
+        if words[:2] == ["systemctl", "restart"]:
+            restarts.append(words[2])
+            return subprocess.CompletedProcess(words, watch.restart_rc)
+        assert words == ["systemctl", "show", "--property=ActiveState,ActiveEnterTimestampMonotonic", unit]
+        return subprocess.CompletedProcess(words, 0, stdout="".join(f"{k}={v}\n" for k, v in shown.items()))
+
+    def watch(**options):
+        now[0] += 60
+        words = {"timeout": 0.2, "failures": 3, "grace": 0, "cooldown": 1800, **options}
+        given = [word for key, value in words.items() for word in (f"--{key}", str(value))]
+        return probe.main(["watch", "--name", "chat", "--port", str(server.server_address[1]), "--unit", unit, *given])
+
+    monkeypatch.setattr(probe.subprocess, "run", run)
+    monkeypatch.setattr(probe, "WATCH_STATE", tmp_path)
+    monkeypatch.setattr(probe, "ADVANCE_PAUSE", 0.0)
+    monkeypatch.setattr(probe.time, "time", lambda: now[0])
+    monkeypatch.setattr(probe.time, "clock_gettime", lambda clock: 1000.0)
+    server.answers["/metrics"] = [metrics(1, 0, 9)]
+    watch.server, watch.shown, watch.restarts, watch.now, watch.restart_rc = server, shown, restarts, now, 0
+    watch.state = lambda: json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    watch.textfile = tmp_path / "textfile"
+    watch.textfile.mkdir()
+    return watch
+
+
+def wedge(watch):
+    watch.server.answers["/v1/chat/completions"] = [(None, 0.5)]
+
+
+def test_a_token_is_seen_and_nothing_said(watched, capsys):
+    watched.server.answers["/v1/chat/completions"] = [(200, CHAT)]
+    assert watched(timeout=5) == 0
+    assert json.loads(watched.server.seen[0][2])["max_tokens"] == 1
+    assert watched.state() == {"restarts": 0, "failures": 0, "last_probe": watched.now[0], "last_ok": watched.now[0]}
+    assert capsys.readouterr().out == ""
+    assert watched.restarts == []
+
+
+@pytest.mark.parametrize("state", ["inactive", "activating", "deactivating", "failed"])
+def test_a_unit_that_is_not_active_is_left_alone(watched, state):
+    watched.shown["ActiveState"] = state
+    assert watched(failures=1) == 0
+    assert watched.server.seen == watched.restarts == []
+
+
+def test_a_start_has_its_time_of_grace(watched):
+    wedge(watched)
+    # Now is second 1000 of the boot.
+    watched.shown["ActiveEnterTimestampMonotonic"] = str(701 * 10**6)
+    assert watched(failures=1, grace=300) == 0
+    assert watched.server.seen == watched.restarts == []
+    watched.shown["ActiveEnterTimestampMonotonic"] = str(700 * 10**6)
+    assert watched(failures=1, grace=300) == 0
+    assert watched.restarts == ["llama-server@chat.service"]
+
+
+def test_a_wedged_server_is_restarted_after_several_looks_and_the_journal_has_what_was_seen(watched, capsys):
+    wedge(watched)
+    for number in (1, 2):
+        assert watched() == 0
+        said = capsys.readouterr().out
+        assert said.startswith("no token decoded (POST /v1/chat/completions: timed out")
+        assert said.endswith(f"); {number} of 3 before a restart\n")
+        assert watched.restarts == []
+    assert watched() == 0
+    said = capsys.readouterr().out
+    assert "no token decoded 3 times in a row (POST /v1/chat/completions: timed out" in said
+    assert "restarting llama-server@chat.service" in said
+    assert watched.restarts == ["llama-server@chat.service"]
+    assert (watched.state()["restarts"], watched.state()["failures"]) == (1, 0)
+    # It was never seen alive: there is no such moment to tell.
+    assert watched.state()["last_ok"] is None
+
+
+def test_one_token_between_two_failures_begins_anew(watched):
+    for answer in ([(None, 0.5)], [(200, CHAT)], [(None, 0.5)]):
+        watched.server.answers["/v1/chat/completions"] = answer
+        watched(failures=2)
+    assert watched.restarts == []
+    assert watched.state()["failures"] == 1
+
+
+def test_two_restarts_are_a_cool_down_apart(watched, capsys):
+    wedge(watched)
+    # A look a minute; the restart at the first, and at the first after five minutes.
+    for _look in range(6):
+        watched(failures=1, cooldown=300)
+    assert len(watched.restarts) == 2
+    said = capsys.readouterr().out
+    assert "not restarted: 240 s since the last time, of 300 s" in said
+    assert "before a restart" not in said
+    assert watched.state()["restarts"] == 2
+
+
+def test_a_server_that_decodes_for_others_is_alive(watched, capsys):
+    wedge(watched)
+    watched.server.answers["/metrics"] = [metrics(2, 3, 5), metrics(2, 3, 9)]
+    assert watched(failures=1) == 0
+    assert "but the server decodes: busy" in capsys.readouterr().out
+    assert watched.restarts == []
+    assert watched.state()["last_ok"] == watched.now[0]
+
+
+def test_the_watch_writes_its_figures_and_goes_on_where_it_cannot(watched, capsys):
+    wedge(watched)
+    watched(failures=2, textfile=watched.textfile)
+    watched(failures=2, textfile=watched.textfile)
+    (path,) = watched.textfile.iterdir()
+    assert path.name == "llamafleet_watchdog_chat.prom"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert 'llamafleet_watchdog_restarts_total{name="chat"} 1\n' in path.read_text(encoding="utf-8")
+    capsys.readouterr()
+    watched.now[0] += 1800
+    watched(failures=1, textfile="/nowhere")
+    assert "no figures written" in capsys.readouterr().out
+    assert len(watched.restarts) == 2
+
+
+def test_a_state_that_cannot_be_read_begins_anew(watched, tmp_path):
+    (tmp_path / "chat.json").write_text("{", encoding="utf-8")
+    watched.server.answers["/v1/chat/completions"] = [(200, CHAT)]
+    assert watched(timeout=5) == 0
+    assert watched.state()["restarts"] == 0
+
+
+def test_a_restart_that_fails_is_a_failure_of_the_watch(watched):
+    wedge(watched)
+    watched.restart_rc = 1
+    assert watched(failures=1) == 1
+
+
 def test_the_key_is_the_first_line_of_the_credential(tmp_path, monkeypatch):
     (tmp_path / "api-keys").write_text("\n first-key \nsecond\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert probe.read_key("no-such-instance") == "first-key"
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     assert probe.read_key("no-such-instance") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a-key\n", ""),
+        ("\n\n  a-key", ""),
+        ("", "not started: the file of API keys is empty, and llama-server would let everybody in"),
+        (" \n\t\n", "is empty"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_start_without_a_key_is_refused_in_words(tmp_path, monkeypatch, capsys, text, said):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if text is not None:
+        (tmp_path / "api-keys").write_text(text)
+    assert probe.main(["keys", "--name", "chat"]) == (1 if said else 0)
+    out = capsys.readouterr().out
+    assert said in out
+    assert "a-key" not in out
+    assert len(out.splitlines()) == (1 if said else 0)
 
 
 def started(code):

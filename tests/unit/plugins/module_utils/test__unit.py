@@ -116,7 +116,8 @@ def test_who_may_send_packets(more, allowed):
 def test_keys_reach_the_service_as_a_credential_and_an_empty_file_stops_it():
     text = lines(api_keys=["0123456789abcdef"])
     assert "LoadCredential=api-keys:/etc/llamafleet/instances/a/api-keys" in text
-    assert any(line.startswith("ExecStartPre=/usr/bin/grep --quiet") for line in text)
+    assert "ExecStartPre=/usr/bin/python3 /opt/llamafleet/libexec/llama_probe.py keys --name a" in text
+    assert not any(line.startswith("ExecStartPre") for line in lines())
     assert not any("0123456789abcdef" in line for line in text)
 
 
