@@ -128,9 +128,16 @@ def examine(
     wrong, figures = _server_log.compare(measured, predicted, tolerance)
     problems += wrong
     result["figures"] = figures
-    if item["backend"] != "cpu" and measured["complete"]:
+    if item["backend"] != "cpu":
         everything = item["n_gpu_layers"] == 999
-        problems += _server_log.on_gpu(measured, item["max_graph_splits"], everything)
+        if measured["complete"]:
+            problems += _server_log.on_gpu(measured, item["max_graph_splits"], everything)
+        elif not wrong:
+            # Without a plan nothing else asks for these lines, and a server on the CPU would pass.
+            problems.append(
+                "the server's log shows no cache and compute buffers, so that it works on the GPU is not seen; "
+                "a build that prints them otherwise is not known here"
+            )
     result["problems"] = problems
     result["seconds"] = round(time.monotonic() - started, 2)
     return result
