@@ -772,6 +772,8 @@ class Worker:
         self.params = module.params
         self.check = module.check_mode
         self.release = Path(self.params["release"]).resolve()
+        # Whose options and rules are taken: another's only where this one is not there yet, see find_release.
+        self.known, self.foretold = self.release, False
         self.removed: list[str] = []
         # Instances that wait for a reboot, and why.
         self.held: dict[str, str] = {}
@@ -829,8 +831,24 @@ class Worker:
 
     # -- checking
 
+    def find_release(self) -> None:
+        """Before an upgrade, check mode shows what would be with the current release, which is near to what comes."""
+        if (
+            not self.check
+            or (self.release / "bin" / "llama-server").is_file()
+            or self.release.parent.name != "releases"
+        ):
+            return
+        current = (self.release.parent.parent / "current").resolve()
+        if (current / "bin" / "llama-server").is_file():
+            self.known, self.foretold = current, True
+            self.module.warn(
+                f"{self.release} is not on the host yet: command lines and plans are shown as those of {current}, and "
+                "may differ in what came or went between the two"
+            )
+
     def options(self) -> _server_flags.Options | None:
-        binary = self.release / "bin" / "llama-server"
+        binary = self.known / "bin" / "llama-server"
         if not binary.is_file():
             if self.check:
                 return None
@@ -936,6 +954,19 @@ class Worker:
             "stop that or choose another port"
         )
 
+    def warn_of_origins(self, item: dict[str, Any], options: _server_flags.Options | None) -> None:
+        """Name what a build cannot limit: without a key, the page of a stranger asks through a visitor's browser."""
+        socket_only = item["host"].endswith(".sock")
+        if options is None or options.has("--cors-origins") or item["has_keys"] or socket_only:
+            return
+        if item["state"] == "started":
+            where = _server_instance.endpoint(item)
+            self.module.warn(
+                f"instance {item['name']!r} has no API key, and the installed llama-server has no --cors-origins: "
+                f"every web page that is open in a browser which reaches {where} can send requests and read the "
+                "answers; list api_keys, which such a page does not know"
+            )
+
     # -- looking
 
     def managed(self) -> dict[str, Path]:
@@ -953,6 +984,8 @@ class Worker:
         defaults = {**DEFAULTS, **{key: value for key, value in params["defaults"].items() if value is not None}}
         items = _server_instance.complete_all(params["instances"], defaults)
         wanted = any(item["state"] != "absent" for item in items)
+        if wanted:
+            self.find_release()
         options = self.options() if wanted else None
         try:
             pwd.getpwnam(params["user"])
@@ -986,6 +1019,7 @@ class Worker:
             self.check_model(item, listed)
             self.check_tls(item)
             self.check_port(item, pids)
+            self.warn_of_origins(item, options)
             result.append(item)
         self.plan(result)
         asking = {item["name"]: item["firewall"] for item in result if item["firewall"] and item["state"] == "started"}
@@ -999,7 +1033,7 @@ class Worker:
             item["predicted"] = None
         build = self.params["build"]
         if build == "auto":
-            build = _server_plan.build_of(self.release)
+            build = _server_plan.build_of(self.known)
         if not self.params["plan"] or build is None:
             for item in items:
                 self.refuse_auto(item, "the installed build is none that the planner knows; set llama_server_build")
@@ -1087,7 +1121,10 @@ class Worker:
                 item["environment"] = _server_flags.check_environment(options, item["environment"])
                 flags = _server_flags.command_line(options, self.versioned(instance, listed))
         except _server_flags.FlagError as exc:
-            raise Failure(f"instance {item['name']!r}: {exc}") from exc
+            if not self.foretold:
+                raise Failure(f"instance {item['name']!r}: {exc}") from exc
+            # The release that comes may well know it.
+            flags = [f"(the current release refuses: {exc})"]
         text = _unit.render_service(item, str(self.release), flags, self.params["user"], self.groups(item["backend"]))
         instance.files[UNITS / instance.unit] = text.encode("utf-8")
         instance.files.update(

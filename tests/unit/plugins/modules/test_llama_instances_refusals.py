@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,12 +47,12 @@ def host(tmp_path, monkeypatch):
             params={**spec, **defaults, **params},
             check_mode=True,
             tmpdir=str(tmp_path),
-            run_command=lambda words, **more: (0, "", ""),
-            warn=lambda text: None,
+            run_command=lambda words, **more: (0, worker.help if words[-1] == "--help" else "", ""),
+            warn=worker.warned.append,
         )
         return Worker(module)
 
-    worker.models = models
+    worker.models, worker.warned, worker.help, worker.root = models, [], "", tmp_path
     worker.written = lambda: sorted(
         path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".gguf"
     )
@@ -115,3 +116,67 @@ def test_a_port_changes_nothing_of_what_the_plan_chose(host):
     }
     assert len(keys) == 1
     assert len(keys.pop()) == len(hashlib.sha256().hexdigest())
+
+
+HELP = (Path(__file__).parents[3] / "data" / "llama-server" / "help-b10434.txt").read_text(encoding="utf-8")
+# As the fork is: it answers every origin, and no option limits that.
+OLDER = HELP.replace("--cors-", "--older-")
+
+
+def install(host, name, text=OLDER):
+    binary = host.root / "releases" / name / "bin" / "llama-server"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(SERVER)
+    host.help = text
+    return str(binary.parents[1])
+
+
+@pytest.mark.parametrize(
+    ("instance", "text", "warned"),
+    [
+        ({}, OLDER, True),
+        ({"host": "0.0.0.0", "allow_open": True}, OLDER, True),
+        ({"api_keys": [KEY]}, OLDER, False),
+        ({"host": "/run/llamafleet/chat/a.sock"}, OLDER, False),
+        ({"state": "stopped"}, OLDER, False),
+        ({}, HELP, False),
+    ],
+)
+def test_an_open_server_that_answers_every_web_page_is_named_with_the_cure(host, instance, text, warned):
+    release = install(host, "one", text)
+    host(instance, release=release, plan=False).prepare()
+    assert len(host.warned) == warned
+    for word in ("'chat'", "no --cors-origins", "every web page", "list api_keys") if warned else ():
+        assert word in host.warned[0]
+
+
+def unit_text(instance):
+    return next(text for path, text in instance.files.items() if path.name.startswith("llama-server@")).decode()
+
+
+def test_before_an_upgrade_the_diff_has_the_options_of_the_current_release(host):
+    (host.root / "current").symlink_to(install(host, "old"))
+    coming = str(host.root / "releases" / "new")
+    (instance,) = host({"api_keys": [KEY]}, release=coming, plan=False).prepare()
+    assert f"ExecStart={coming}/bin/llama-server" in unit_text(instance)
+    assert "--ctx-size 512" in unit_text(instance)
+    (said,) = host.warned
+    assert said.startswith(f"{coming} is not on the host yet: ")
+    assert str(host.root / "releases" / "old") in said
+
+
+def test_what_only_the_coming_release_may_know_is_no_reason_to_fail_before_an_upgrade(host):
+    (host.root / "current").symlink_to(install(host, "old"))
+    coming = str(host.root / "releases" / "new")
+    asked = {"api_keys": [KEY], "extra_args": ["--of-the-future"]}
+    (instance,) = host(asked, release=coming, plan=False).prepare()
+    assert "(the current release refuses: extra_args: --of-the-future" in unit_text(instance)
+    # Of the release that is there, it is a refusal.
+    with pytest.raises(llama_instances.Failure, match="does not know it"):
+        host(asked, release=str(host.root / "releases" / "old"), plan=False).prepare()
+
+
+def test_on_a_bare_host_nothing_is_foretold(host):
+    (instance,) = host({"api_keys": [KEY]}, release=str(host.root / "releases" / "new"), plan=False).prepare()
+    assert "(rendered for the binary when it is installed)" in unit_text(instance)
+    assert host.warned == []
