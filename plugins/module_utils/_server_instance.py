@@ -18,7 +18,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils._server_flag
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _KEY = re.compile(r"[\x21-\x7e]+")
-_MEMORY = re.compile(r"infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%")
+_MEMORY = re.compile(r"auto|infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%")
 _DEVICE = re.compile(r"[A-Za-z]+[0-9]+|none")
 BACKENDS = ("cpu", "cuda", "rocm", "vulkan")
 MIN_KEY = 16
@@ -185,7 +185,7 @@ def complete(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
     memory = str(item.get("memory_max") or "")
     if memory and not _MEMORY.fullmatch(memory):
-        raise InstanceError(f"{where}memory_max {memory!r} is not like 24G, 25769803776, 80% or infinity")
+        raise InstanceError(f"{where}memory_max {memory!r} is not like 24G, 25769803776, 80%, infinity or auto")
     item["memory_max"] = memory
     for address in item.get("allow_from") or []:
         _network(where, str(address))

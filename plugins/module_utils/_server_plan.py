@@ -228,7 +228,13 @@ class Planner:
             raise PlanError(f"{where}{exc}") from exc
         if not budget["accepted"]:
             raise PlanError(f"{where}{budget['reason']}{self._nearest(header, devices, options, environment, left)}")
-        self._check_memory_max(where, item, budget)
+        if item["memory_max"] == "auto":
+            # A draft model is not planned: its weights, and caches and buffers that are hardly larger.
+            # In check mode it may not be there yet.
+            draft = Path((item.get("draft") or {}).get("model_path") or "/nowhere")
+            item["memory_max"] = memory_max(budget, 2 * draft.stat().st_size if draft.exists() else 0)
+        else:
+            self._check_memory_max(where, item, budget)
         for name, part in budget["devices"].items():
             self.taken[name] = self.taken.get(name, 0) + part["total"]
         return {
@@ -302,9 +308,28 @@ class Planner:
             )
 
 
+# Of MemoryMax beyond what the plan predicts: a part of that, or this where it is more (the vocabulary, requests, the
+# program and its libraries); for each GPU what its driver keeps in the host's memory; and to what it is rounded up, so
+# that a few MiB more or less are the same limit.
+MEMORY_PART, MEMORY_LEAST, MEMORY_DRIVER, MEMORY_STEP = 4, 2 << 30, 1 << 30, 256 << 20
+
+
+def memory_max(budget: dict[str, Any], more: int = 0) -> str:
+    """MemoryMax for an instance: more than it can need by its plan, and an end for one that grows without one.
+
+    All that is predicted counts, on whichever device. The pages of the model's file count for the service while they
+    are cached; they can be dropped, but then the next start reads the disk. What an integrated GPU maps, or unified
+    memory holds, is the host's memory; kernels differ in whether they count it. more: what the budget does not know.
+    """
+    predicted = more + sum(part["total"] for part in budget["devices"].values())
+    gpus = sum(1 for name, part in budget["devices"].items() if name != _memory.HOST and part["total"])
+    need = predicted + max(predicted // MEMORY_PART, MEMORY_LEAST) + gpus * MEMORY_DRIVER
+    return f"{-(-need // MEMORY_STEP) * (MEMORY_STEP // MIB)}M"
+
+
 def memory_limit(text: str) -> int | None:
     """MemoryMax in bytes; None where there is no limit or it depends on the host."""
-    if not text or text == "infinity" or text.endswith("%"):
+    if not text or text in ("infinity", "auto") or text.endswith("%"):
         return None
     shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1], 0)
     return int(text[:-1] if shift else text) << shift
@@ -317,6 +342,7 @@ __all__ = [
     "has_all_quants",
     "host_devices",
     "memory_limit",
+    "memory_max",
     "options_of",
     "read_header",
     "refuse_endless",

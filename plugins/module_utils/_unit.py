@@ -240,7 +240,8 @@ def render_service(item: dict[str, Any], release: str, flags: list[str], user: s
     ]
     if "mlock" in item["load_mode"]:
         lines.append("LimitMEMLOCK=infinity")
-    if item["memory_max"]:
+    # What is still left to the plan has no prediction, and then no limit is known that would not do harm.
+    if item["memory_max"] not in ("", "auto"):
         lines.append(f"MemoryMax={item['memory_max']}")
     lines += _sandbox(item, groups)
     lines += ["", "[Install]", "WantedBy=multi-user.target", ""]

@@ -114,7 +114,7 @@ options:
       cache_ram_mib:
         description:
           - Memory of the host for prompts to come back to, in MiB. V(0), off, unless set; the program's own default
-            of 8192 has ended many hosts. O(instances[].memory_max) has to allow for it.
+            of 8192 has ended many hosts. A O(instances[].memory_max) in figures has to allow for it.
         type: int
       slots:
         description:
@@ -269,7 +269,9 @@ options:
       memory_max:
         description:
           - Most memory of the host, such as V(24G), C(MemoryMax) of the unit. With mmap the file's pages count while
-            they are in use. No limit unless set.
+            they are in use.
+          - V(auto), which it is unless set, takes all that the plan predicts and a quarter more, at least 2 GiB, and
+            1 GiB for each GPU. Without a prediction there is no limit. V(infinity) is none either.
         type: str
       oom_score_adjust:
         description:
@@ -561,7 +563,7 @@ DEFAULTS: dict[str, Any] = {
     "tls": {},
     "allow_open": False,
     "allow_from": [],
-    "memory_max": "",
+    "memory_max": "auto",
     "oom_score_adjust": 500,
     "start_timeout": 300,
     "drain_timeout": 60,
@@ -1065,6 +1067,8 @@ class Worker:
         for item in sorted(items, key=automatic):
             if item["state"] != "started":
                 self.refuse_auto(item, "its state is stopped, and what is free now may not be when it starts")
+                if item["memory_max"] == "auto":
+                    item["memory_max"] = chosen_before(item).get("memory_max", "auto")
                 continue
             if not Path(item["model_path"]).is_file():
                 # In check mode before the model is there. What is chosen shows when it is.
@@ -1072,8 +1076,14 @@ class Worker:
             item["choice_key"] = choice_key(item, self.release, build, self.params)
             devices = _server_plan.host_devices(item, self.params["plan_devices"], self.params["gtt_pending_bytes"])
             item["devices_bytes"] = {device["name"]: device["total_bytes"] for device in devices or []}
-            if automatic(item) and answered(item):
-                item.update(item["chosen"]["settings"])
+            if answered(item):
+                # Also of a limit that a prediction gave: another split over the devices, by what is free at the moment,
+                # would otherwise be another limit, and a restart.
+                kept = chosen_before(item)
+                if automatic(item):
+                    item.update({key: value for key, value in kept.items() if key != "memory_max"})
+                if item["memory_max"] == "auto":
+                    item["memory_max"] = kept.get("memory_max", "auto")
             ready.append(item)
         try:
             if any(automatic(item) for item in ready):
@@ -1475,7 +1485,7 @@ class Worker:
         chosen = {
             "key": instance.item.get("choice_key"),
             "devices_bytes": instance.item.get("devices_bytes") or {},
-            "settings": {key: instance.item[key] for key in ("ctx_size", "cache_type_k", "cache_type_v", "flash_attn")},
+            "settings": {key: instance.item[key] for key in CHOSEN},
         }
         state = {
             "chosen": chosen,
@@ -1722,6 +1732,16 @@ def choice_key(item: dict[str, Any], release: Path, build: str, params: dict[str
     path = Path(item["model_path"])
     words = [settings, str(release), build, params["plan_devices"], params["plan_ram_bytes"], path.stat().st_size]
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+
+
+# What the plan may choose, and what was chosen with it.
+CHOSEN = ("ctx_size", "cache_type_k", "cache_type_v", "flash_attn", "memory_max")
+
+
+def chosen_before(item: dict[str, Any]) -> dict[str, Any]:
+    """The settings with which the instance last passed."""
+    settings: dict[str, Any] = item["chosen"].get("settings") or {}
+    return settings
 
 
 def answered(item: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ ROW = {
     },
 }
 WATCHED = {"restarts": 2, "failures": 0, "last_ok": 1764000000.123}
-# Names of /metrics of llama-server; the scenario llama_server compares them with a real one.
+# /metrics of llama-server as captured; the scenario llama_server sees that a real one prints the same names.
 SERVER = (Path(__file__).parents[3] / "data" / "llama-server" / "metrics-b11434.txt").read_text(encoding="utf-8")
 
 

@@ -111,8 +111,99 @@ def test_options_given_by_hand_count():
     assert "threads_http" not in options
 
 
+def auto_limit(devices, **more):
+    wanted = item(**more)
+    seen = plan.Planner(BUILD, devices, {}).plan(wanted, None)
+    assert wanted["memory_max"].endswith("M")
+    return plan.memory_limit(wanted["memory_max"]), seen
+
+
+def test_a_limit_of_the_plan_is_wider_than_all_that_it_predicts(gemma):
+    limit, seen = auto_limit([card()])
+    predicted = sum(seen["devices"].values())
+    assert predicted > 17 * 10**9
+    assert predicted * 5 // 4 + GIB <= limit < predicted * 5 // 4 + GIB + (256 << 20)
+    assert limit % (256 << 20) == 0
+
+
+def test_a_limit_of_the_plan_counts_the_prompt_cache_of_the_host(gemma):
+    without, _seen = auto_limit([card()])
+    with_cache, _seen = auto_limit([card()], cache_ram_mib=8192)
+    assert with_cache - without == 10 * GIB
+
+
+@pytest.mark.parametrize("mode", ["auto", "none", "mlock"])
+def test_a_limit_of_the_plan_holds_a_server_on_the_cpu_however_it_loads(gemma, mode):
+    limit, seen = auto_limit([], backend="cpu", load_mode=mode)
+    assert limit >= seen["devices"]["host"] * 5 // 4
+    # The same limit given by hand is not refused: the plan agrees with itself.
+    assert plan.Planner(BUILD, [], {}).plan(item(backend="cpu", load_mode=mode, memory_max=str(limit)), None)
+
+
+def test_a_limit_of_the_plan_leaves_room_for_a_draft_model(gemma, tmp_path):
+    path = tmp_path / "draft.gguf"
+    with path.open("wb") as handle:
+        handle.truncate(2 * GIB)
+    wanted = item()
+    wanted["draft"] = {"model_path": str(path)}
+    plan.Planner(BUILD, [card()], {}).plan(wanted, None)
+    assert plan.memory_limit(wanted["memory_max"]) - auto_limit([card()])[0] == 5 * GIB
+
+
+def test_a_small_model_gets_two_gib_more(gemma):
+    budget = {"devices": {"host": {"total": 300 << 20}, "CUDA0": {"total": 0}}}
+    assert plan.memory_max(budget) == "2560M"
+
+
+def test_a_limit_of_the_plan_is_the_same_whatever_is_free(gemma):
+    limits = {auto_limit([card(24.0, free=free)])[0] for free in (24.0, 22.0, 20.5)}
+    assert len(limits) == 1
+
+
+@pytest.mark.parametrize("given", ["", "infinity", "80%", "24G"])
+def test_a_limit_given_by_hand_stays(gemma, given):
+    wanted = item(memory_max=given)
+    assert plan.Planner(BUILD, [card()], {}).plan(wanted, None) is not None
+    assert wanted["memory_max"] == given
+
+
+def test_without_a_prediction_there_is_no_limit(gemma):
+    wanted = item()
+    assert plan.Planner(BUILD, [card(name="CUDA1")], {}).plan(wanted, None) is None
+    assert wanted["memory_max"] == "auto"
+
+
+def kept(monkeypatch, chosen, **more):
+    """What the module makes of an instance of which this was chosen before."""
+    params = {
+        "release": "/opt/llamafleet/current", "build": BUILD, "plan": True, "plan_devices": [card()],
+        "plan_ram_bytes": 124 * GIB, "gtt_pending_bytes": 0,
+    }  # fmt: skip
+    module = SimpleNamespace(check_mode=False, params=params, warn=None)
+    monkeypatch.setattr(llama_instances.Worker, "bare", lambda self: True)
+    monkeypatch.setattr(llama_instances, "choice_key", lambda *words: "key")
+    monkeypatch.setattr(llama_instances.Path, "is_file", lambda self: True)
+    monkeypatch.setattr(llama_instances.Instance, "state", lambda self: {"chosen": chosen})
+    wanted = item(**more)
+    llama_instances.Worker(module).plan([wanted])
+    return wanted["memory_max"]
+
+
+def test_a_limit_that_was_chosen_stays_until_the_question_is_another(gemma, monkeypatch):
+    chosen = {"key": "key", "devices_bytes": {"CUDA0": 24 * GIB}, "settings": {"memory_max": "23040M"}}
+    fresh = kept(monkeypatch, {})
+    assert fresh not in ("auto", "23040M")
+    assert kept(monkeypatch, chosen) == "23040M"
+    assert kept(monkeypatch, {**chosen, "key": "other"}) == fresh
+    assert kept(monkeypatch, {**chosen, "devices_bytes": {"CUDA0": 48 * GIB}}) == fresh
+    assert kept(monkeypatch, chosen, memory_max="40G") == "40G"
+    # Stopped, its unit stays as it is.
+    assert kept(monkeypatch, chosen, state="stopped") == "23040M"
+
+
 @pytest.mark.parametrize(
-    ("text", "limit"), [("", None), ("infinity", None), ("80%", None), ("4G", 4 * GIB), ("512M", GIB // 2), ("77", 77)]
+    ("text", "limit"),
+    [("auto", None), ("", None), ("infinity", None), ("80%", None), ("4G", 4 * GIB), ("512M", GIB // 2), ("77", 77)],
 )
 def test_memory_limits(text, limit):
     assert plan.memory_limit(text) == limit

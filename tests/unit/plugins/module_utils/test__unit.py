@@ -92,6 +92,9 @@ def test_software_vulkan_may_execute_what_it_compiles():
 
 def test_memory_and_locks():
     assert "MemoryMax=24G" in lines(memory_max="24G")
+    assert "MemoryMax=infinity" in lines(memory_max="infinity")
+    # auto that found no plan.
+    assert not any(line.startswith("MemoryMax") for more in ("auto", "") for line in lines(memory_max=more))
     assert "LimitMEMLOCK=infinity" in lines(load_mode="mlock")
     assert not any(line.startswith(("MemoryMax", "LimitMEMLOCK")) for line in lines())
 
