@@ -165,7 +165,8 @@ def start_limit_seconds(item: dict[str, Any]) -> int:
     pauses = (RESTART_SEC * growth ** (min(n, RESTART_STEPS) / RESTART_STEPS) for n in range(START_BURST))
     attempt = item["start_timeout"] + START_SPARE + item["drain_timeout"] + STOP_SPARE
     # A minute more for a busy machine, in whole minutes for who reads it.
-    return math.ceil((START_BURST * attempt + sum(pauses)) / 60 + 1) * 60
+    seconds: float = START_BURST * attempt + sum(pauses)
+    return math.ceil(seconds / 60 + 1) * 60
 
 
 def probe_words(item: dict[str, Any], action: str, *more: str) -> list[str]:
