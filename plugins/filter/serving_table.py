@@ -14,7 +14,9 @@ description:
     for a person, with memory predicted and measured, tokens per second and what is wrong.
 options:
   _input:
-    description: The results by host name. A host without a result is shown as failed.
+    description:
+      - The results by host name. A host without instances in its result is shown as failed, with the first line of C(msg),
+        or in the C(state) that its result names.
     type: dict
     required: true
 """
@@ -49,7 +51,10 @@ def rows_of(host: str, result: Mapping[str, Any]) -> list[tuple[tuple[str, ...],
     """The cells of each instance, and what is wrong with it."""
     instances = result.get("instances")
     if instances is None:
-        return [((host, *["-"] * (len(HEAD) - 2), "FAILED"), [str(result.get("msg") or "no result")])]
+        state = result.get("state")
+        # The whole message stands where the host failed; here its beginning says which failure it is.
+        why = str(result.get("msg") or "no result").splitlines()[0]
+        return [((host, *["-"] * (len(HEAD) - 2), str(state or "FAILED")), [] if state else [why])]
     rows: list[tuple[tuple[str, ...], list[str]]] = []
     for entry in instances:
         gate = entry.get("gate") or {}

@@ -48,6 +48,13 @@ def test_a_host_without_a_result_is_shown():
     assert lines[3:] == ["h1 -: no result", "h2 -: unreachable"]
 
 
+def test_a_failure_is_shown_by_its_first_line_and_a_host_that_was_left_alone_by_its_state():
+    lines = serving_table({"h1": {"failed": True, "msg": "it exits\nlast line\n"}, "h2": {"state": "not touched"}})
+    assert lines[1].endswith("FAILED")
+    assert lines[2].endswith("not touched")
+    assert lines[3:] == ["h1 -: it exits"]
+
+
 def test_anything_but_results_by_host_is_refused():
     with pytest.raises(AnsibleFilterError, match="got list"):
         serving_table([])
