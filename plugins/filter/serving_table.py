@@ -15,8 +15,8 @@ description:
 options:
   _input:
     description:
-      - The results by host name. A host without instances in its result is shown as failed, with the first line of C(msg),
-        or in the C(state) that its result names.
+      - The results by host name. A host without instances in its result is shown as failed, with the first line of
+        C(msg), or in the C(state) that its result names.
     type: dict
     required: true
 """

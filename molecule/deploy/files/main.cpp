@@ -1,0 +1,5 @@
+int serve(char ** argv);
+
+int main(int, char ** argv) {
+    return serve(argv);
+}
