@@ -25,13 +25,16 @@ options:
     description:
       - The Fedora release as a number, or a dictionary with C(release) and, as found on the host, C(gcc), C(glibc),
         C(machine) (C(x86_64) or C(aarch64)) and C(compat), the list of majors of its gccNN-c++ packages.
+      - C(installed), the lines that C(rpm --query --queryformat '%{NAME} %{VERSION}\n') prints, says the same as the
+        host has it, and whether RPM Fusion's driver is there. What is named stands above it.
       - A release that the table does not know needs C(gcc) and C(glibc).
     type: raw
     required: true
   backend:
-    description: What the build computes on.
-    type: str
-    choices: [cpu, vulkan, rocm, cuda]
+    description:
+      - What the build computes on, of V(cpu), V(vulkan), V(rocm) and V(cuda); or a list, for a builder of several kinds
+        or a build with several backends.
+    type: raw
     default: cpu
   method:
     description:
@@ -63,6 +66,7 @@ options:
         names for rocm.
       - Without them a CUDA build covers many GPUs, and a ROCm build must be given them later. The GPU of the builder is
         never taken.
+      - With several backends, gfx names are of rocm and all others of cuda.
     type: list
     elements: str
     default: []
@@ -105,7 +109,9 @@ options:
     description: The same for the COPR slaanesh/cuda-gcc.
     type: dict
   rocwmma:
-    description: Whether flash attention is to use rocWMMA. Refused for the GPUs on which it is wrong.
+    description:
+      - Whether a build for rocm is to use rocWMMA, whose headers are then among the packages. Refused for the GPUs on
+        which it is wrong.
     type: bool
     default: false
   leftover_rocm:
@@ -162,19 +168,29 @@ _value:
       type: list
       elements: str
     version:
-      description: The CUDA or ROCm release that was chosen; empty for other backends.
+      description:
+        - The CUDA or ROCm release that was chosen; empty for other backends. Of several backends it is the one of the
+          fastest, as are C(host_compiler) and C(driver_minimum).
       type: str
     architectures:
       description: What the GPUs' code is generated for.
       type: list
       elements: str
+    backends:
+      description:
+        - What a build takes for each backend, C(cpu) among them. By name a dictionary with C(version),
+          C(architectures), C(host_compiler), C(environment), C(cmake_options), C(run_path) and C(driver_minimum).
+      type: dict
     repositories:
-      description: Package repositories, each with C(name), C(description), C(baseurl), C(key_url), C(key_fingerprint)
-        and C(exclude).
+      description:
+        - Package repositories, each with C(name), C(description), C(baseurl), C(key_url), C(key_fingerprint),
+          C(exclude), C(optional) (whether no build needs it) and C(variable), the role's variable that changes it.
       type: list
       elements: dict
     packages:
-      description: Package names in three lists, C(base), C(backend) and C(driver).
+      description:
+        - Package names in lists. C(base), C(backend) and C(driver) are for the builder, C(optional) for people who use
+          the compilers by hand, and C(runtime) for a host that only runs what was built.
       type: dict
     host_compiler:
       description: The C++ compiler of the host code. For cuda the one that nvcc calls, for rocm the clang of ROCm.
@@ -185,6 +201,10 @@ _value:
     cmake_options:
       description: CMake options by name.
       type: dict
+    run_path:
+      description: Folders where a build must look for libraries, because the loader does not look there by itself.
+      type: list
+      elements: str
     header_patch:
       description: Whether CUDA's header needs a patch (C(needed)), of which C(functions), in which C(files).
       type: dict
@@ -192,7 +212,9 @@ _value:
       description: The first driver branch that runs the build; empty for other backends.
       type: str
     conda:
-      description: For the method conda its C(prefix), C(channels) and C(specs).
+      description:
+        - For the method conda its C(prefix), C(channels), C(platform), C(specs), and C(lock_commands), which make the
+          lock of such an environment.
       type: dict
     warnings:
       description: What a person should know, as sentences.
@@ -211,7 +233,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _toolchain
 
 
-def toolchain_plan(host: Any, backend: str = "cpu", **options: Any) -> dict[str, Any]:
+def toolchain_plan(host: Any, backend: Any = "cpu", **options: Any) -> dict[str, Any]:
     """Return how a host builds for a backend, or why it does not."""
     try:
         return _toolchain.toolchain_plan(host, backend, **options)

@@ -136,10 +136,19 @@ def probe(
     }
 
 
+def include_folders(options: dict[str, str]) -> list[str]:
+    """Return where a build finds headers: below the prefixes that CMake is given, else where every compiler looks.
+
+    A toolchain with a prefix of its own has its own C library too, so the system's headers are none of its.
+    """
+    prefixes = [prefix for prefix in options.get("CMAKE_PREFIX_PATH", "").split(";") if prefix]
+    return [f"{prefix}/include" for prefix in prefixes] or ["/usr/local/include", "/usr/include"]
+
+
 def vulkan_headers(options: dict[str, str], root: Path = Path("/")) -> str:
     """Return the version of the Vulkan headers, or refuse those that ggml's Vulkan backend does not compile with."""
     given = options.get("Vulkan_INCLUDE_DIR")
-    folders = [given] if given else ["/usr/local/include", "/usr/include"]
+    folders = [given] if given else include_folders(options)
     for folder in folders:
         header = root / folder.lstrip("/") / "vulkan" / "vulkan_core.h"
         if not header.is_file():
@@ -158,26 +167,29 @@ def vulkan_headers(options: dict[str, str], root: Path = Path("/")) -> str:
                 "update vulkan-headers"
             )
         return shown
-    raise ToolMissing("the Vulkan headers are missing (vulkan/vulkan_core.h): run the role toolchain first")
+    raise ToolMissing(
+        f"the Vulkan headers are missing (vulkan/vulkan_core.h in {' or '.join(folders)}): run the role toolchain first"
+    )
 
 
-def rocwmma_version(environment: dict[str, str], root: Path = Path("/")) -> tuple[int, int] | None:
+def rocwmma_version(environment: dict[str, str], root: Path = Path("/")) -> tuple[int, int, int] | None:
     """Return the version of rocWMMA's headers, or None where there are none."""
     for prefix in (environment.get("ROCM_PATH", ""), "/usr", "/opt/rocm"):
         header = root / prefix.lstrip("/") / "include/rocwmma/rocwmma-version.hpp"
         if prefix and header.is_file():
             text = header.read_text(encoding="utf-8", errors="replace")
-            found = [re.search(rf"ROCWMMA_VERSION_{part}\s+(\d+)", text) for part in ("MAJOR", "MINOR")]
+            found = [re.search(rf"ROCWMMA_VERSION_{part}\s+(\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
             numbers = [int(match.group(1)) for match in found if match is not None]
-            if len(numbers) == 2:
-                return numbers[0], numbers[1]
+            if len(numbers) == 3:
+                return numbers[0], numbers[1], numbers[2]
     return None
 
 
-def has_openssl(root: Path = Path("/")) -> bool:
+def has_openssl(options: dict[str, str], root: Path = Path("/")) -> bool:
     """Say whether the headers of OpenSSL are there."""
-    folders = ["usr/include", "usr/local/include"]
-    return any((root / folder / "openssl" / "ssl.h").is_file() for folder in folders)
+    given = options.get("OPENSSL_ROOT_DIR")
+    folders = [f"{given}/include"] if given else include_folders(options)
+    return any((root / folder.lstrip("/") / "openssl" / "ssl.h").is_file() for folder in folders)
 
 
 def free_mib(folder: Path) -> int:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import _rocwmma
+
 # Raised when the recipe itself changes so that equal inputs would give another artifact.
 RECIPE = 2
 
@@ -251,21 +253,34 @@ def check_gpu_targets(targets: Sequence[Any]) -> list[str]:
     return sorted(set(names))
 
 
-def check_rocwmma(targets: Sequence[str], version: tuple[int, int] | None) -> None:
+def check_rocwmma(targets: Sequence[str], version: tuple[int, int, int] | None) -> None:
     """Refuse rocWMMA attention where it is known to be wrong."""
     if version is None:
-        raise BuildError("llama_build_rocwmma is on, and the builder has no rocWMMA headers: install rocwmma-devel")
-    shown = ".".join(str(part) for part in version)
+        raise BuildError(
+            "llama_build_rocwmma is on, and the builder has no rocWMMA headers: the role toolchain installs "
+            "rocwmma-devel where llama_build_rocwmma is set for the builder or for a host that it builds for"
+        )
     for target in targets:
-        if target.startswith("gfx9") and version == (2, 0):
-            raise BuildError(
-                f"rocWMMA {shown} gives wrong results on CDNA ({target}): take another release of rocWMMA, or set "
-                "llama_build_rocwmma to false"
-            )
-        if target.startswith("gfx12") and version < (2, 0):
-            raise BuildError(
-                f"rocWMMA {shown} does not know RDNA4 ({target}): it needs 2.0 or newer, or llama_build_rocwmma false"
-            )
+        why = _rocwmma.problem(target, version)
+        if why:
+            raise BuildError(f"{why}: take another release of rocWMMA where that helps, or llama_build_rocwmma false")
+
+
+def toolchain_for(toolchain: Mapping[str, Any], backends: Sequence[str]) -> dict[str, Any]:
+    """Return what a toolchain says of a build with these backends alone.
+
+    A toolchain that was made for several says of each what it takes: a build for Vulkan must not be given CUDA's
+    options. One that somebody wrote by hand may say it without the backends.
+    """
+    parts = toolchain.get("backends") or {}
+    chosen = [parts[name] for name in parts if name in backends] if parts else [toolchain]
+    answer: dict[str, Any] = {"environment": {}, "cmake_options": {}, "run_path": [], "host_compiler": ""}
+    for part in chosen:
+        answer["environment"].update({str(key): str(value) for key, value in (part.get("environment") or {}).items()})
+        answer["cmake_options"].update(part.get("cmake_options") or {})
+        answer["run_path"] += [path for path in part.get("run_path") or [] if path not in answer["run_path"]]
+        answer["host_compiler"] = str(part.get("host_compiler") or answer["host_compiler"])
+    return answer
 
 
 def pairs_beyond_default(pairs: Sequence[Any]) -> list[tuple[str, str]]:
@@ -350,7 +365,6 @@ def make_request(
         cuda_architectures = cuda_architectures or planned["CMAKE_CUDA_ARCHITECTURES"]
     if "rocm" in kinds:
         gpu_targets = gpu_targets or planned["GPU_TARGETS"]
-        rocwmma = _cmake_value(toolchain.pop("GGML_HIP_ROCWMMA_FATTN", "OFF")) == "ON" or rocwmma
     gpus = [name for name in kinds if name in GPU_BACKENDS]
     options: dict[str, str] = {
         "BUILD_SHARED_LIBS": "ON",
@@ -402,7 +416,7 @@ def make_request(
             name = str(key)
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
                 raise BuildError(f"{origin} has {name!r}, which is no name of a CMake variable")
-            text = _cmake_value(value)
+            text = cmake_value(value)
             if name in RESERVED and options.get(name) != text:
                 raise BuildError(f"{origin} sets {name} to {text!r}, and the role sets it: {RESERVED[name]}")
             if name in GPU_LISTS and "native" in text:
@@ -420,11 +434,12 @@ def make_request(
     )
 
 
-def _cmake_value(value: Any) -> str:
+def cmake_value(value: Any) -> str:
+    """Return a value of the inventory as CMake is given it."""
     if isinstance(value, bool):
         return "ON" if value else "OFF"
     if isinstance(value, (list, tuple)):
-        return ";".join(_cmake_value(item) for item in value)
+        return ";".join(cmake_value(item) for item in value)
     return str(value)
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from . import _rocwmma
 
 BACKENDS = ("cpu", "vulkan", "rocm", "cuda")
 METHODS = ("packages", "conda")
@@ -41,7 +43,9 @@ BASE_PACKAGES = ("gcc", "gcc-c++", "cmake", "ninja-build", "git", "ccache", "ope
 
 # The fork includes <spirv/unified1/spirv.hpp>, and its find_package asks for glslc.
 VULKAN_PACKAGES = ("vulkan-headers", "vulkan-loader-devel", "glslc", "spirv-headers-devel")
-VULKAN_RUN_PACKAGES = ("vulkan-loader", "mesa-vulkan-drivers", "vulkan-tools")
+VULKAN_RUN_PACKAGES = ("vulkan-loader", "mesa-vulkan-drivers")
+# vulkaninfo, to see what the loader finds.
+VULKAN_CHECK_PACKAGES = ("vulkan-tools",)
 
 ROCM_PACKAGES = (
     "hipcc",
@@ -68,10 +72,26 @@ AMD_ROCM_PACKAGES = (
     "rocm-smi-lib",
 )
 
-# What NVIDIA's repository must not replace where RPM Fusion's driver is installed.
+# The libraries that ggml's backends are linked with (find_package and target_link_libraries in ggml-hip and ggml-cuda);
+# what these need comes with them, and libcuda comes with the driver.
+ROCM_RUN_PACKAGES = ("rocm-hip", "hipblas", "rocblas")
+AMD_ROCM_RUN_PACKAGES = ("hip-runtime-amd", "hipblas", "rocblas")
+CUDA_RUN_PACKAGES = ("cuda-cudart-{}", "libcublas-{}")
+
+# By what name rpm knows the driver of RPM Fusion.
+RPMFUSION_DRIVERS = ("akmod-nvidia", "kmod-nvidia", "xorg-x11-drv-nvidia")
+
+# What NVIDIA's repository must not replace where RPM Fusion's driver is installed. Sources: the packages that NVIDIA's
+# driver installation guide lists for Fedora under version locking, and dkms-nvidia, as negativo17, whose packaging it
+# is, calls the kernel module. Not libnvidia-*: libnvidia-container is no part of a driver.
 DRIVER_EXCLUDES = (
     "cuda-drivers*",
+    "dkms-nvidia*",
     "kmod-nvidia*",
+    "libnvidia-cfg*",
+    "libnvidia-fbc*",
+    "libnvidia-gpucomp*",
+    "libnvidia-ml*",
     "nvidia-driver*",
     "nvidia-kmod*",
     "nvidia-libXNVCtrl*",
@@ -80,6 +100,7 @@ DRIVER_EXCLUDES = (
     "nvidia-persistenced*",
     "nvidia-settings*",
     "nvidia-xconfig*",
+    "xorg-x11-nvidia*",
 )
 
 # How a person calls a version in an option: "auto", or the digits.
@@ -288,8 +309,6 @@ GFX: Mapping[str, str] = {
     "gfx1010": "RX 5700",
 }
 _GFX_SOURCE = "ROCm/TheRock RELEASES.md"
-CDNA = ("gfx906", "gfx908", "gfx90a", "gfx942", "gfx950")
-RDNA4 = ("gfx1200", "gfx1201")
 
 # AMD builds for RHEL; the classic stream is the one whose key has a published fingerprint. It is the stream that
 # kyuz0's Dockerfile.rocm-7.2.4-turboquant installs on Fedora 43.
@@ -308,6 +327,7 @@ _COPR_SOURCE = "negativo17/cuda-gcc, branches of 2024-12 to 2026-03; the key of 
 CONDA_BASE = ("c-compiler", "cxx-compiler", "cmake", "ninja", "git", "ccache", "openssl", "pkg-config")
 CONDA_CUDA = ("cuda-nvcc", "cuda-cudart-dev", "cuda-driver-dev", "cuda-cccl", "libcublas-dev")
 CONDA_VULKAN = ("libvulkan-headers", "libvulkan-loader", "shaderc", "spirv-headers")
+CONDA_PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 # Tried in this order when the version is left to the plan.
 CONDA_CUDA_AUTO = ("13.0", "12.9")
 
@@ -329,21 +349,67 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> str:
     return str(value)
 
 
-def release_of(host: Any) -> tuple[int, Release]:
-    """Return the release that a host is, with what was found on it in place of what the table expects.
-
-    A host is a release number, or a mapping with `release` and, as found, `gcc`, `glibc` and `compat`.
-    """
-    found: Mapping[str, Any] = host if isinstance(host, Mapping) else {"release": host}
-    unknown = sorted(set(found) - {"release", "gcc", "glibc", "compat", "machine"})
+def _host_found(host: Any) -> dict[str, Any]:
+    found = dict(host) if isinstance(host, Mapping) else {"release": host}
+    unknown = sorted(set(found) - {"release", "gcc", "glibc", "compat", "machine", "installed"})
     if unknown:
-        raise ValueError(f"a host has release, gcc, glibc, compat and machine, not {', '.join(unknown)}")
-    number = found.get("release")
+        raise ValueError(f"a host has release, gcc, glibc, compat, installed and machine, not {', '.join(unknown)}")
+    return found
+
+
+def release_number(host: Any) -> int:
+    """Return the Fedora release of a host."""
+    number = _host_found(host).get("release")
     if isinstance(number, str) and number.isdigit():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int):
         raise ValueError(f"the Fedora release is a number, got {number!r}")
+    return number
+
+
+def machine_of(host: Any, machine: str | None) -> str:
+    """Return the architecture to plan for: the named one, or the host's own."""
+    return _one_of("machine", machine or _host_found(host).get("machine") or "x86_64", tuple(MACHINES))
+
+
+def _packages_of(lines: Iterable[Any]) -> dict[str, str]:
+    """Return version by name from lines `NAME VERSION`; `package NAME is not installed` is of one that is not there."""
+    rows = [str(line).split() for line in lines]
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def installed_versions(lines: Iterable[Any], base: Release | None) -> dict[str, Any]:
+    """Return the versions of the C library and the compilers among `rpm --query --queryformat '%{NAME} %{VERSION}\\n'`.
+
+    What does not look like a version of the program is left to the table, and so is what is not installed yet.
+    """
+    packages = _packages_of(lines)
+    found: dict[str, Any] = {}
+    if re.fullmatch(r"2\.\d+(\.\d+)*", packages.get("glibc", "")):
+        found["glibc"] = packages["glibc"]
+    if re.fullmatch(r"\d+\.\d+(\.\d+)*", packages.get("gcc", "")):
+        found["gcc"] = packages["gcc"]
+    older = {int(match.group(1)) for match in (re.fullmatch(r"gcc(\d+)-c\+\+", name) for name in packages) if match}
+    if older:
+        found["compat"] = sorted({*older, *(base.compat if base is not None else ())})
+    return found
+
+
+def rpmfusion_driver_installed(host: Any) -> bool:
+    """Say whether the driver of RPM Fusion is among what rpm says to be installed."""
+    return not set(RPMFUSION_DRIVERS).isdisjoint(_packages_of(_host_found(host).get("installed") or ()))
+
+
+def release_of(host: Any) -> tuple[int, Release]:
+    """Return the release that a host is, with what was found on it in place of what the table expects.
+
+    A host is a release number, or a mapping with `release` and, as found, `gcc`, `glibc` and `compat`, or `installed`,
+    the lines in which rpm says these.
+    """
+    found = _host_found(host)
+    number = release_number(host)
     base = RELEASES.get(number)
+    found = {**installed_versions(found.get("installed") or (), base), **found}
     if base is None and not ("gcc" in found and "glibc" in found):
         raise ValueError(
             f"Fedora {number} is not in the table, which knows {', '.join(str(known) for known in RELEASES)}; "
@@ -505,10 +571,11 @@ def _empty_plan(number: int, release: Release, backend: str, method: str, draft:
         "version": "",
         "architectures": [],
         "repositories": [],
-        "packages": {"base": [], "backend": [], "driver": []},
+        "packages": {"base": [], "backend": [], "driver": [], "optional": [], "runtime": []},
         "host_compiler": "",
         "environment": {},
         "cmake_options": {},
+        "run_path": [],
         "header_patch": {"needed": False, "functions": [], "files": []},
         "driver_minimum": "",
         "conda": {},
@@ -665,7 +732,7 @@ def _plan_cuda(
 
     if release.cuda is not None and cuda_repository is None:
         draft.because(release.cuda.source)
-    plan["repositories"].append(_cuda_repository(number, release, machine, cuda_repository, rpmfusion_driver))
+    plan["repositories"].append(cuda_repository_of(number, release, machine, cuda_repository, rpmfusion_driver))
     if not plan["repositories"][0]["key_fingerprint"]:
         draft.warnings.append(
             f"no fingerprint is published for the key {plan['repositories'][0]['key_url']}: compare it with NVIDIA "
@@ -682,6 +749,7 @@ def _plan_cuda(
     ]
     for major in sorted(release.compat):
         backend += [f"gcc{major}", f"gcc{major}-c++"]
+    plan["packages"]["runtime"] = cuda_run_packages(version)
     if cuda_gcc_copr and number in COPR_RELEASES and machine == "x86_64":
         draft.because(_COPR_SOURCE)
         plan["repositories"].append(
@@ -693,9 +761,12 @@ def _plan_cuda(
                 "key_fingerprint": COPR_FINGERPRINT,
                 "exclude": [],
                 **_override("copr_repository", copr_repository),
+                "variable": "toolchain_cuda_gcc_copr_repository",
+                "optional": True,
             }
         )
-        backend.append("cuda-gcc")
+        # For people at a shell: no build waits for it.
+        plan["packages"]["optional"] = ["cuda-gcc"]
     plan["packages"]["backend"] = backend
     if nvidia_driver:
         old = any(_pair(capability) < (7, 5) for capability in capabilities)
@@ -740,11 +811,20 @@ def _finish_cuda(plan: dict[str, Any], draft: _Draft, capabilities: Sequence[str
     plan["cmake_options"]["CMAKE_CUDA_HOST_COMPILER"] = plan["host_compiler"]
 
 
-def _cuda_repository(
-    number: int, release: Release, machine: str, override: Mapping[str, Any] | None, exclude_driver: bool
+def cuda_run_packages(version: str) -> list[str]:
+    """Return NVIDIA's packages with the libraries that a build made with that CUDA needs.
+
+    Source: NVIDIA's own container images, which install these two of the toolkit for such programs.
+    """
+    return [name.format(version.replace(".", "-")) for name in CUDA_RUN_PACKAGES]
+
+
+def cuda_repository_of(
+    number: int, release: Release | None, machine: str, override: Mapping[str, Any] | None, exclude_driver: bool
 ) -> dict[str, Any]:
+    """Return NVIDIA's repository for a release, or what a site has in its place."""
     place = f"https://developer.download.nvidia.com/compute/cuda/repos/fedora{number}/{MACHINES[machine]}"
-    known = release.cuda
+    known = release.cuda if release is not None else None
     repository = {
         "name": f"cuda-fedora{number}-{MACHINES[machine]}",
         "description": f"NVIDIA CUDA for Fedora {number}",
@@ -753,7 +833,24 @@ def _cuda_repository(
         "key_fingerprint": known.fingerprint if known is not None else "",
         "exclude": list(DRIVER_EXCLUDES) if exclude_driver else [],
     }
-    return {**repository, **_override("cuda_repository", override)}
+    whose = {"variable": "toolchain_cuda_repository", "optional": False}
+    return {**repository, **_override("cuda_repository", override), **whose}
+
+
+def rocm_repository_of(version: str, override: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return AMD's repository of a ROCm release, or what a site has in its place."""
+    return {
+        "name": f"rocm-{version}",
+        "description": f"AMD ROCm {version}",
+        "baseurl": AMD_ROCM_BASEURL.format(version=version),
+        "key_url": AMD_ROCM_KEY,
+        "key_fingerprint": AMD_ROCM_FINGERPRINT,
+        # AMD's kernel module is made for other kernels than Fedora's.
+        "exclude": ["amdgpu-dkms*"],
+        **_override("rocm_repository", override),
+        "variable": "toolchain_rocm_repository",
+        "optional": False,
+    }
 
 
 def _override(name: str, override: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -810,18 +907,9 @@ def _plan_rocm(
         _pair(version)
         root, clang = "/opt/rocm", "/opt/rocm/llvm/bin/clang++"
         packages = list(AMD_ROCM_PACKAGES)
-        plan["repositories"].append(
-            {
-                "name": f"rocm-{version}",
-                "description": f"AMD ROCm {version}",
-                "baseurl": AMD_ROCM_BASEURL.format(version=version),
-                "key_url": AMD_ROCM_KEY,
-                "key_fingerprint": AMD_ROCM_FINGERPRINT,
-                # AMD's kernel module is made for other kernels than Fedora's.
-                "exclude": ["amdgpu-dkms*"],
-                **_override("rocm_repository", rocm_repository),
-            }
-        )
+        plan["repositories"].append(rocm_repository_of(version, rocm_repository))
+        # AMD's packages do not tell the loader of their folder: its installation guide has people do that.
+        plan["run_path"] = [f"{root}/lib"]
         draft.because("kyuz0/amd-strix-halo-toolboxes Dockerfile.rocm-7.2.4-turboquant, 2026-08")
         draft.warnings.append("AMD builds ROCm for RHEL 10, not for Fedora: it is used so, and not supported by AMD")
     plan["version"] = version
@@ -843,11 +931,14 @@ def _plan_rocm(
             "HIP with libstdc++ 16 needs ROCm packages of 7.1.1-4 (2026-10-24) or newer: update the host first"
         )
     if rocwmma:
-        problem = _rocwmma_problem(version, names)
+        brought = _rocwmma.brought_by(version)
+        problem = next((why for why in (_rocwmma.problem(name, brought) for name in names) if why), "")
         if not problem and rocm_source == "fedora" and not release.rocwmma:
             problem = f"Fedora {number} has no rocwmma-devel"
         if problem:
-            return _refused(plan, f"rocWMMA cannot be used: {problem}", ["rocwmma: false, which is the default"])
+            return _refused(
+                plan, f"rocWMMA cannot be used: {problem}", ["llama_build_rocwmma: false, which is the default"]
+            )
         packages.append("rocwmma-devel")
     if not names:
         draft.warnings.append(
@@ -855,6 +946,8 @@ def _plan_rocm(
             "example gfx1151 (gpu_info and rocminfo print them)"
         )
     plan["packages"]["backend"] = packages
+    plan["packages"]["runtime"] = list(ROCM_RUN_PACKAGES if rocm_source == "fedora" else AMD_ROCM_RUN_PACKAGES)
+    plan["rocm_source"] = rocm_source
     plan["architectures"] = names
     plan["host_compiler"] = clang
     plan["environment"] = {"ROCM_PATH": root, "HIP_PATH": root, "HIPCXX": clang, "HIP_PLATFORM": "amd"}
@@ -863,25 +956,8 @@ def _plan_rocm(
         **({"GPU_TARGETS": ";".join(names)} if names else {}),
         "CMAKE_HIP_COMPILER": clang,
         "CMAKE_HIP_PLATFORM": "amd",
-        "GGML_HIP_ROCWMMA_FATTN": "ON" if rocwmma else "OFF",
     }
     return plan
-
-
-def _rocwmma_problem(rocm: str, names: Sequence[str]) -> str:
-    """Say why rocWMMA flash attention is wrong for these GPUs; an empty string where it is right.
-
-    Source: the fork's ggml/src/ggml-hip and its documentation. RDNA3 is fine; RDNA4 needs rocWMMA 2, which came with
-    ROCm 7; CDNA is broken with rocWMMA 2.0.0, which is what ROCm 7 began with; older RDNA has no such instructions.
-    """
-    for name in names:
-        if name in CDNA and _pair(rocm) >= (7, 0):
-            return f"{name} ({GFX[name]}) is broken with rocWMMA 2.0.0 (ROCm {rocm})"
-        if name in RDNA4 and _pair(rocm) < (7, 0):
-            return f"{name} ({GFX[name]}) needs rocWMMA 2 or newer, ROCm {rocm} has 1"
-        if name.startswith("gfx10") or name in ("gfx906",):
-            return f"{name} ({GFX[name]}) has no matrix instructions"
-    return ""
 
 
 def _plan_conda(
@@ -902,7 +978,13 @@ def _plan_conda(
         )
     specs = list(CONDA_BASE)
     triplet = f"{machine}-conda-linux-gnu"
-    plan["conda"] = {"prefix": prefix, "channels": ["conda-forge"], "specs": specs}
+    plan["conda"] = {
+        "prefix": prefix,
+        "channels": ["conda-forge"],
+        "platform": CONDA_PLATFORMS[machine],
+        "specs": specs,
+    }
+    plan["run_path"] = [f"{prefix}/lib"]
     plan["environment"] = {"PATH": f"{prefix}/bin:/usr/bin:/usr/sbin", "CONDA_PREFIX": prefix}
     options = {
         "CMAKE_C_COMPILER": f"{prefix}/bin/{triplet}-gcc",
@@ -951,9 +1033,9 @@ def _plan_conda(
     return plan
 
 
-def toolchain_plan(
+def _plan_one(
     host: Any,
-    backend: str = "cpu",
+    backend: str,
     method: str = "packages",
     machine: str | None = None,
     cuda_version: str = "auto",
@@ -973,15 +1055,11 @@ def toolchain_plan(
     leftover_rocm: bool = False,
     conda_prefix: str = CONDA_PREFIX,
 ) -> dict[str, Any]:
-    """Return how a host builds for a backend, or a plan with `supported: false`, the reason and what would work."""
+    """Plan for one backend."""
     number, release = release_of(host)
-    _one_of("backend", backend, BACKENDS)
     _one_of("method", method, METHODS)
     _one_of("rocm_source", rocm_source, ROCM_SOURCES)
-    found = host.get("machine") if isinstance(host, Mapping) else None
-    machine = _one_of("machine", machine or found or "x86_64", tuple(MACHINES))
-    if isinstance(gpu_targets, (str, bytes)) or not isinstance(gpu_targets, Sequence):
-        raise ValueError(f"gpu_targets is a list, got {type(gpu_targets).__name__}: {gpu_targets!r}")
+    machine = machine_of(host, machine)
     cuda_version, rocm_version = str(cuda_version), str(rocm_version)
     if not conda_prefix.startswith("/"):
         raise ValueError(f"conda_prefix is an absolute path, got {conda_prefix!r}")
@@ -1005,7 +1083,7 @@ def toolchain_plan(
             driver_version,
             header_patch,
             nvidia_driver,
-            rpmfusion_driver,
+            rpmfusion_driver or rpmfusion_driver_installed(host),
             cuda_gcc_copr,
             cuda_available or None,
             cuda_repository or None,
@@ -1028,9 +1106,96 @@ def toolchain_plan(
     plan["host_compiler"] = "/usr/bin/g++"
     if backend == "vulkan":
         draft.because("the fork's ggml/src/ggml-vulkan/CMakeLists.txt; kyuz0 Dockerfile.vulkan-radv (Fedora 43)")
-        plan["packages"]["backend"] = [*VULKAN_PACKAGES, *VULKAN_RUN_PACKAGES]
+        plan["packages"]["backend"] = [*VULKAN_PACKAGES, *VULKAN_RUN_PACKAGES, *VULKAN_CHECK_PACKAGES]
+        plan["packages"]["runtime"] = list(VULKAN_RUN_PACKAGES)
         plan["cmake_options"] = {"GGML_VULKAN": "ON"}
     return plan
+
+
+def _is_gfx(target: Any) -> bool:
+    return str(target).lower().startswith("gfx")
+
+
+# What a build with one backend alone is made with; the rest of a plan is of the host.
+_OF_A_BACKEND = (
+    "version",
+    "architectures",
+    "host_compiler",
+    "environment",
+    "cmake_options",
+    "run_path",
+    "driver_minimum",
+)
+
+
+def toolchain_plan(
+    host: Any, backend: str | Sequence[str] = "cpu", gpu_targets: Sequence[Any] = (), **options: Any
+) -> dict[str, Any]:
+    """Return how a host builds for one backend or several, or a plan with `supported: false`, why and what would work.
+
+    With several, what is to be installed is for all of them, and `backends` says what a build takes for each: a build
+    for one of them must not see the options of another.
+    """
+    release_of(host)
+    if isinstance(gpu_targets, (str, bytes)) or not isinstance(gpu_targets, Sequence):
+        raise ValueError(f"gpu_targets is a list, got {type(gpu_targets).__name__}: {gpu_targets!r}")
+    asked = [backend] if isinstance(backend, str) else list(backend)
+    if not asked:
+        raise ValueError(f"backend names no backend: at least one of {', '.join(BACKENDS)}")
+    for name in asked:
+        _one_of("backend", name, BACKENDS)
+    # A build for the processor is always possible, and each backend stands on it.
+    plans = {}
+    for name in [known for known in BACKENDS if known == "cpu" or known in asked]:
+        targets = list(gpu_targets)
+        if len(set(asked)) > 1:
+            targets = [target for target in targets if _is_gfx(target) == (name == "rocm")]
+        plans[name] = _plan_one(host, name, gpu_targets=targets, **options)
+    return _merged(plans)
+
+
+def _merged(plans: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Make one plan of several; where they say one thing each, that of the last, the fastest backend, counts."""
+    merged = dict(list(plans.values())[-1])
+    merged["backends"] = {
+        name: {key: plan[key] for key in (*_OF_A_BACKEND, *(["rocm_source"] if "rocm_source" in plan else []))}
+        for name, plan in plans.items()
+    }
+    merged.pop("rocm_source", None)
+
+    def all_of(pick: Callable[[dict[str, Any]], Iterable[Any]]) -> list[Any]:
+        found: list[Any] = []
+        for plan in plans.values():
+            found += [item for item in pick(plan) if item not in found]
+        return found
+
+    for key in ("architectures", "repositories", "run_path", "warnings", "sources"):
+        merged[key] = all_of(lambda plan, key=key: plan[key])  # type: ignore[misc] # bound in each turn
+    merged["packages"] = {
+        kind: all_of(lambda plan, kind=kind: plan["packages"][kind])  # type: ignore[misc] # bound in each turn
+        for kind in merged["packages"]
+    }
+    for key in ("environment", "cmake_options"):
+        merged[key] = {name: value for plan in plans.values() for name, value in plan[key].items()}
+    if merged["conda"]:
+        merged["conda"] = {**merged["conda"], "specs": all_of(lambda plan: plan["conda"].get("specs", []))}
+        merged["conda"]["lock_commands"] = conda_lock_commands(merged["conda"])
+    for name, plan in plans.items():
+        if not plan["supported"]:
+            reason = plan["reason"] if len(plans) < 3 else f"for {name}, {plan['reason']}"
+            return _refused(merged, reason, plan["would_work"])
+    return merged
+
+
+def conda_lock_commands(conda: Mapping[str, Any], lock: str = "toolchain.lock") -> list[str]:
+    """Return the commands that make the lock of a conda toolchain, on any machine with the network."""
+    place = "/tmp/llamafleet-toolchain"
+    channels = " ".join(f"--channel {name}" for name in conda["channels"])
+    return [
+        f"micromamba create --yes --prefix {place} --platform {conda['platform']} --override-channels {channels} "
+        + " ".join(conda["specs"]),
+        f"micromamba env export --explicit --prefix {place} > {lock}",
+    ]
 
 
 _STATES = {

@@ -83,7 +83,8 @@ options:
     default: {}
   toolchain:
     description:
-      - What the role C(toolchain) found; C(cmake_options), C(environment) and C(host_compiler) are used.
+      - What the role C(toolchain) found. C(cmake_options), C(environment), C(host_compiler) and C(run_path) are used,
+        of the entries in C(backends) that belong to O(backends) where it says them of each.
     type: dict
     default: {}
   directory:
@@ -245,13 +246,13 @@ class Builder:
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.root = Path(params["directory"])
-        toolchain = params["toolchain"]
-        self.environment = {str(key): str(value) for key, value in (toolchain.get("environment") or {}).items()}
-        self.toolchain_options = dict(toolchain.get("cmake_options") or {})
-        self.host_compiler = str(toolchain.get("host_compiler") or "")
-        # What conda's compilers make needs conda's libraries when it runs.
-        conda = self.environment.get("CONDA_PREFIX")
-        self.rpath = [f"{conda}/lib"] if conda else []
+        self.backends = _build_plan.check_backends(params["backends"])
+        toolchain = _build_plan.toolchain_for(params["toolchain"], self.backends)
+        self.environment = toolchain["environment"]
+        self.toolchain_options = toolchain["cmake_options"]
+        self.host_compiler = toolchain["host_compiler"]
+        # What conda's compilers make needs conda's libraries when it runs, and no loader looks for AMD's own ROCm.
+        self.rpath = toolchain["run_path"]
 
     def plan(self) -> dict[str, Any]:
         """Decide the build, look at the builder, and name the result."""
@@ -261,7 +262,7 @@ class Builder:
             source = _build_plan.parse_source(params["source"], _build_source.digest_directory(Path(source.path)))
         if source.commit and source.identity == _known_builds.DEFAULT_COMMIT and source.number == 0:
             source = source._replace(number=_known_builds.DEFAULT_NUMBER)
-        backends = _build_plan.check_backends(params["backends"])
+        backends = self.backends
         repository = _known_builds.repository_of(source.url)
         commit = source.identity if source.kind == "git" else ""
         known = _known_builds.look_up(repository, source.number, commit, backends)
@@ -269,11 +270,11 @@ class Builder:
         if refused and not params["allow_known_bad"]:
             raise _build_plan.BuildError(refused)
 
-        if params["rocwmma"] and "rocm" in backends:
-            _build_plan.check_rocwmma(
-                _build_plan.check_gpu_targets(params["gpu_targets"]), _build_host.rocwmma_version(self.environment)
-            )
-        tls = params["tls"] == "required" or (params["tls"] == "auto" and _build_host.has_openssl())
+        given = {
+            name: _build_plan.cmake_value(value)
+            for name, value in {**self.toolchain_options, **params["cmake_options"]}.items()
+        }
+        tls = params["tls"] == "required" or (params["tls"] == "auto" and _build_host.has_openssl(given))
         request = _build_plan.make_request(
             source=source,
             architecture=os.uname().machine,
@@ -290,6 +291,10 @@ class Builder:
             toolchain_options=self.toolchain_options,
             rpath=self.rpath,
         )
+        if params["rocwmma"] and "rocm" in backends:
+            _build_plan.check_rocwmma(
+                request.options["GPU_TARGETS"].split(";"), _build_host.rocwmma_version(self.environment)
+            )
         need = _build_plan.disk_needed(backends, max(len(params["cuda_architectures"]), len(params["gpu_targets"])))
         found: dict[str, Any] = {
             "notes": [f"{row.why} ({row.source})" for row in known if row.verdict in ("note", "lacks")],
@@ -442,8 +447,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    builder = Builder(module.params)
     try:
+        builder = Builder(module.params)
         plan = builder.plan()
     except _build_host.ToolMissing as exc:
         if not module.check_mode:

@@ -174,8 +174,9 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
     if missing:
         wanted = " ".join(f"'{name}()(64bit)'" for name in missing)
         raise ReleaseError(
-            f"this host lacks {', '.join(missing)}, which llama-server needs: "
-            f"on Fedora `dnf install {wanted}` brings it"
+            f"this host lacks {', '.join(missing)}, which llama-server needs: those of GPUs are brought by build.yml "
+            "(role toolchain, entry point runtime, which adds the vendor's repository), others on Fedora by "
+            f"`dnf install {wanted}`"
         )
     environment = {str(key): str(value) for key, value in params["environment"].items()}
     _release.parse_version(ask(program, "--version", environment))

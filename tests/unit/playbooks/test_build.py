@@ -17,10 +17,18 @@ ROOT = Path(__file__).parents[3]
 PLAY = "Bring the builders their compilers"
 
 
-def kind(name: str, *, cuda: tuple[str, ...] = (), gfx: tuple[str, ...] = (), drivers: tuple[str, ...] = ()) -> dict:
+def kind(
+    name: str,
+    *,
+    cuda: tuple[str, ...] = (),
+    gfx: tuple[str, ...] = (),
+    drivers: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
+) -> dict:
     return {
         "llama_build_kind": {
             "kind": name,
+            "backends": ["cpu", *(["cuda"] if cuda else []), *(["rocm"] if gfx else []), *more],
             "cuda_architectures": list(cuda),
             "gpu_targets": list(gfx),
             "nvidia_drivers": list(drivers),
@@ -36,20 +44,24 @@ SERVERS = {
     "own-too": {"toolchain_backend": "cuda", **kind("c", cuda=("86",), drivers=("580.95.05",))},
     "radeon": {"toolchain_backend": "rocm", **kind("d", gfx=("gfx90a:xnack-", "gfx1151"))},
     "plain": {"toolchain_backend": "cpu", **kind("e")},
+    # Two kinds more for one builder, which itself says nothing of what it builds.
+    "arc": {"llama_build_host": "both", **kind("f", more=("vulkan",))},
+    "halo": {"llama_build_host": "both", "llama_build_rocwmma": True, **kind("g", gfx=("gfx1151",))},
 }
+BUILDERS = {"builder": {"toolchain_backend": "cuda"}, "both": {}}
 
 
 def served(folder: Path) -> dict[str, dict]:
     """Return toolchain_served of each builder, as the play itself computes it."""
     (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/build.yml").read_text()) if play.get("name") == PLAY]
     play.pop("roles")
-    play["hosts"] = "builder:own:radeon:plain"
+    play["hosts"] = "builder:both:own:radeon:plain"
     place = f"{folder}/{{{{ inventory_hostname }}}}.json"
     keep = {"content": "{{ toolchain_served | to_json }}", "dest": place, "mode": "0644"}
     play["tasks"] = [{"ansible.builtin.copy": keep, "delegate_to": "localhost"}]
     (folder / "play.json").write_text(json.dumps([play]), encoding="utf-8")
     local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
-    groups = {"servers": {"hosts": SERVERS}, "builders": {"hosts": {"builder": {"toolchain_backend": "cuda"}}}}
+    groups = {"servers": {"hosts": SERVERS}, "builders": {"hosts": BUILDERS}}
     inventory = {"all": {"children": groups, "vars": local, "hosts": {"localhost": None}}}
     (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
     done = subprocess.run(
@@ -68,13 +80,27 @@ def served(folder: Path) -> dict[str, dict]:
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("builder", "own", "radeon", "plain")}
+    names = ("builder", "both", "own", "radeon", "plain")
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
 def test_a_builder_learns_what_its_hosts_have(tmp_path):
     found = served(tmp_path)
-    assert found["builder"] == {"gpu_targets": ["89", "120"], "driver_version": "570.124.06"}
+    assert found["builder"] == {
+        "gpu_targets": ["89", "120"],
+        "driver_version": "570.124.06",
+        "backends": ["cpu", "cuda"],
+        "rocwmma": False,
+    }
     # Versions are compared as numbers, and hosts of the same kind run the same build.
-    assert found["own"] == {"gpu_targets": ["86"], "driver_version": "580.95.05"}
-    assert found["radeon"] == {"gpu_targets": ["gfx90a", "gfx1151"], "driver_version": ""}
-    assert found["plain"] == {"gpu_targets": [], "driver_version": ""}
+    assert found["own"]["gpu_targets"] == ["86"]
+    assert found["own"]["driver_version"] == "580.95.05"
+    assert found["radeon"]["gpu_targets"] == ["gfx90a", "gfx1151"]
+    assert found["radeon"]["driver_version"] == ""
+    assert found["plain"] == {"gpu_targets": [], "driver_version": "", "backends": ["cpu"], "rocwmma": False}
+    assert found["both"] == {
+        "gpu_targets": ["gfx1151"],
+        "driver_version": "",
+        "backends": ["cpu", "rocm", "vulkan"],
+        "rocwmma": True,
+    }

@@ -129,8 +129,8 @@ def test_a_compiler_that_does_not_run(machine):
         probe(machine)
 
 
-def headers(root, minor, patch):
-    folder = root / "usr/include/vulkan"
+def headers(root, minor, patch, prefix="usr"):
+    folder = root / prefix / "include/vulkan"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vulkan_core.h").write_text(
         f"#define VK_HEADER_VERSION {patch}\n"
@@ -154,6 +154,17 @@ def test_vulkan_headers(machine):
         probe(machine, ["cpu", "vulkan"])
 
 
+def test_vulkan_headers_of_a_prefix(machine):
+    prefix = {"CMAKE_PREFIX_PATH": "/opt/conda;/opt/more"}
+    headers(machine.root, 3, 239)
+    with pytest.raises(_build_host.ToolMissing, match="in /opt/conda/include or /opt/more/include"):
+        _build_host.vulkan_headers(prefix, machine.root)
+    headers(machine.root, 4, 341, "opt/more")
+    assert _build_host.vulkan_headers(prefix, machine.root) == "1.4.341"
+    headers(machine.root, 4, 350, "opt/named")
+    assert _build_host.vulkan_headers({**prefix, "Vulkan_INCLUDE_DIR": "/opt/named/include"}, machine.root) == "1.4.350"
+
+
 def test_rocwmma_version(tmp_path):
     assert _build_host.rocwmma_version({}, tmp_path) is None
     folder = tmp_path / "usr/include/rocwmma"
@@ -162,15 +173,22 @@ def test_rocwmma_version(tmp_path):
         "#define ROCWMMA_VERSION_MAJOR  2\n#define ROCWMMA_VERSION_MINOR  0\n#define ROCWMMA_VERSION_PATCH 1\n",
         encoding="utf-8",
     )
-    assert _build_host.rocwmma_version({}, tmp_path) == (2, 0)
-    assert _build_host.rocwmma_version({"ROCM_PATH": "/opt/other"}, tmp_path) == (2, 0)
+    assert _build_host.rocwmma_version({}, tmp_path) == (2, 0, 1)
+    assert _build_host.rocwmma_version({"ROCM_PATH": "/opt/other"}, tmp_path) == (2, 0, 1)
 
 
 def test_has_openssl(tmp_path):
-    assert not _build_host.has_openssl(tmp_path)
+    assert not _build_host.has_openssl({}, tmp_path)
     (tmp_path / "usr/include/openssl").mkdir(parents=True)
     (tmp_path / "usr/include/openssl/ssl.h").write_text("", encoding="utf-8")
-    assert _build_host.has_openssl(tmp_path)
+    assert _build_host.has_openssl({}, tmp_path)
+    # A toolchain with a prefix of its own cannot use the system's.
+    prefix = {"CMAKE_PREFIX_PATH": "/opt/conda"}
+    assert not _build_host.has_openssl(prefix, tmp_path)
+    (tmp_path / "opt/conda/include/openssl").mkdir(parents=True)
+    (tmp_path / "opt/conda/include/openssl/ssl.h").write_text("", encoding="utf-8")
+    assert _build_host.has_openssl(prefix, tmp_path)
+    assert not _build_host.has_openssl({"OPENSSL_ROOT_DIR": "/opt/other"}, tmp_path)
 
 
 def test_free_room_of_a_folder_that_is_not_there_yet(tmp_path):

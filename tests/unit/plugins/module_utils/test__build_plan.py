@@ -179,11 +179,10 @@ def test_rocm_options():
 @pytest.mark.parametrize(
     ("targets", "version", "said"),
     [
-        (["gfx1100"], (1, 7), None),
-        (["gfx942"], (1, 7), None),
-        (["gfx942"], (2, 0), "wrong results on CDNA"),
-        (["gfx1201"], (1, 7), "does not know RDNA4"),
-        (["gfx1201"], (2, 0), None),
+        (["gfx1100"], (1, 7, 0), None),
+        (["gfx1100", "gfx942"], (2, 0, 0), "wrong results on CDNA"),
+        (["gfx1201"], (1, 7, 0), "does not know RDNA4"),
+        (["gfx1030"], (2, 1, 0), "no matrix instructions"),
         (["gfx1100"], None, "has no rocWMMA headers"),
     ],
 )
@@ -193,6 +192,40 @@ def test_rocwmma_only_where_it_is_right(targets, version, said):
         return
     with pytest.raises(_build_plan.BuildError, match=said):
         _build_plan.check_rocwmma(targets, version)
+
+
+SEVERAL = {
+    "environment": {"CUDAARCHS": "", "ROCM_PATH": "/usr"},
+    "cmake_options": {"GGML_CUDA": "ON", "GGML_VULKAN": "ON"},
+    "backends": {
+        "cpu": {"host_compiler": "/usr/bin/g++", "cmake_options": {}, "environment": {}, "run_path": []},
+        "vulkan": {"host_compiler": "/usr/bin/g++", "cmake_options": {"GGML_VULKAN": "ON"}, "run_path": ["/opt/v/lib"]},
+        "cuda": {
+            "host_compiler": "/usr/bin/g++-15",
+            "cmake_options": {"GGML_CUDA": "ON", "CMAKE_CUDA_ARCHITECTURES": "89"},
+            "environment": {"CUDAARCHS": ""},
+            "run_path": ["/opt/v/lib", "/opt/c/lib"],
+        },
+    },
+}
+
+
+def test_a_build_takes_of_a_toolchain_what_belongs_to_its_backends():
+    vulkan = _build_plan.toolchain_for(SEVERAL, ["cpu", "vulkan"])
+    assert vulkan == {
+        "environment": {},
+        "cmake_options": {"GGML_VULKAN": "ON"},
+        "host_compiler": "/usr/bin/g++",
+        "run_path": ["/opt/v/lib"],
+    }
+    assert request(backends=["vulkan"], toolchain_options=vulkan["cmake_options"]).options["GGML_CUDA"] == "OFF"
+    both = _build_plan.toolchain_for(SEVERAL, ["cpu", "cuda", "vulkan"])
+    assert both["run_path"] == ["/opt/v/lib", "/opt/c/lib"]
+    assert both["host_compiler"] == "/usr/bin/g++-15"
+    found = request(backends=["cuda", "vulkan"], toolchain_options=both["cmake_options"]).options
+    assert (found["GGML_CUDA"], found["GGML_VULKAN"], found["GGML_BACKEND_DL"]) == ("ON", "ON", "ON")
+    # One that a person wrote says it without.
+    assert _build_plan.toolchain_for({"host_compiler": "g++-14"}, ["cuda"])["host_compiler"] == "g++-14"
 
 
 def test_two_gpu_backends_are_loaded_at_run_time():
@@ -259,8 +292,8 @@ def test_the_gpus_of_the_toolchain_are_taken_where_the_inventory_names_none():
     assert named.options["CMAKE_CUDA_ARCHITECTURES"] == "120"
     with pytest.raises(_build_plan.BuildError, match="`native` would be the builder's own GPU"):
         request(backends=["cuda"], toolchain_options={"CMAKE_CUDA_ARCHITECTURES": "native"})
-    planned = {"GGML_HIP": "ON", "GPU_TARGETS": "gfx1151", "GGML_HIP_ROCWMMA_FATTN": "ON"}
-    found = request(backends=["rocm"], toolchain_options=planned)
+    planned = {"GGML_HIP": "ON", "GPU_TARGETS": "gfx1151"}
+    found = request(backends=["rocm"], toolchain_options=planned, rocwmma=True)
     assert found.options["GPU_TARGETS"] == found.options["CMAKE_HIP_ARCHITECTURES"] == "gfx1151"
     assert found.optional["GGML_HIP_ROCWMMA_FATTN"] == "ON"
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from pathlib import Path
@@ -219,10 +220,96 @@ def test_the_open_driver_is_not_given_to_gpus_older_than_turing():
 )
 def test_the_copr_is_there_where_the_release_has_it(fedora, options, expected):
     got = plan(fedora, gpu_targets=["8.9"], **options)
-    assert ("cuda-gcc" in got["packages"]["backend"]) is expected
+    assert ("cuda-gcc" in got["packages"]["optional"]) is expected
+    assert "cuda-gcc" not in got["packages"]["backend"], "no build waits for it"
     assert any("copr" in repository["name"] for repository in got["repositories"]) is expected
+    assert all(repository["optional"] == ("copr" in repository["name"]) for repository in got["repositories"])
     # Its profile.d file never decides our own builds.
     assert got["cmake_options"]["CMAKE_CUDA_HOST_COMPILER"].startswith("/usr/bin/g++-")
+
+
+RPM = """\
+glibc 2.43
+gcc 16.2.1
+gcc14-c++ 14.3.1
+package kmod-nvidia is not installed
+"""
+
+
+def test_what_rpm_says_stands_above_the_table():
+    host = {"release": 44, "installed": RPM.splitlines()}
+    got = plan(host, gpu_targets=["8.9"], cuda_version="12.9", cuda_available=["12.9"], header_patch=True)
+    # The table has no gcc14 for this release, and this host has it from elsewhere.
+    assert got["host_compiler"] == "/usr/bin/g++-14"
+    assert got["gcc"] == "16.2.1"
+    # A release that the table does not know is planned for from what was found.
+    assert plan({"release": 47, "installed": RPM.splitlines()}, "vulkan")["supported"]
+    # What was named stands above both.
+    assert plan({"release": 44, "gcc": "17", "installed": RPM.splitlines()}, "cpu")["gcc"] == "17"
+
+
+@pytest.mark.parametrize("line", ["glibc 44", "gcc 44", "package gcc is not installed", "", "gcc-c++ 16.2.1"])
+def test_what_is_no_version_of_the_program_is_left_to_the_table(line):
+    got = plan({"release": 44, "installed": [line]}, gpu_targets=["8.9"])
+    assert (got["gcc"], got["glibc"]) == ("16.0.1", "2.43")
+
+
+@pytest.mark.parametrize("name", ["akmod-nvidia", "kmod-nvidia", "xorg-x11-drv-nvidia"])
+def test_the_driver_of_rpm_fusion_is_found_among_the_packages(name):
+    (repository, _copr) = plan({"release": 44, "installed": [f"{name} 580.95.05"]}, gpu_targets=["8.9"])["repositories"]
+    assert {"kmod-nvidia*", "libnvidia-ml*", "dkms-nvidia*"} <= {*repository["exclude"]}
+    assert not any(fnmatch.fnmatch("libnvidia-container1", pattern) for pattern in repository["exclude"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "runtime"),
+    [
+        ("cpu", {}, []),
+        ("vulkan", {}, ["vulkan-loader", "mesa-vulkan-drivers"]),
+        ("rocm", {"gpu_targets": ["gfx1151"]}, ["rocm-hip", "hipblas", "rocblas"]),
+        ("rocm", {"rocm_source": "amd"}, ["hip-runtime-amd", "hipblas", "rocblas"]),
+        ("cuda", {"gpu_targets": ["8.9"]}, ["cuda-cudart-13-4", "libcublas-13-4"]),
+        ("cuda", {"gpu_targets": ["8.9"], "cuda_version": "13.3"}, ["cuda-cudart-13-3", "libcublas-13-3"]),
+        ("cuda", {"gpu_targets": ["8.9"], "method": "conda"}, []),
+    ],
+)
+def test_what_a_build_needs_where_it_runs(backend, options, runtime):
+    assert plan(44, backend, **options)["packages"]["runtime"] == runtime
+
+
+def test_one_builder_for_several_backends():
+    got = plan(44, ["cuda", "vulkan", "rocm"], gpu_targets=["8.9", "gfx1151"])
+    assert got["supported"], got["reason"]
+    assert {"glslc", "cuda-nvcc-13-4", "hipcc"} <= {*got["packages"]["backend"]}
+    assert got["packages"]["base"] == list(_toolchain.BASE_PACKAGES)
+    assert len(got["packages"]["backend"]) == len({*got["packages"]["backend"]})
+    assert list(got["backends"]) == ["cpu", "vulkan", "rocm", "cuda"]
+    # A build for one backend sees nothing of the others.
+    assert got["backends"]["cpu"]["cmake_options"] == {}
+    assert got["backends"]["vulkan"]["cmake_options"] == {"GGML_VULKAN": "ON"}
+    assert got["backends"]["vulkan"]["environment"] == {}
+    assert got["backends"]["rocm"]["architectures"] == ["gfx1151"]
+    assert got["backends"]["cuda"]["architectures"] == ["89"]
+    assert "ROCM_PATH" not in got["backends"]["cuda"]["environment"]
+    assert got["host_compiler"] == "/usr/bin/g++-15"
+
+
+def test_one_refused_backend_refuses_all_and_is_named():
+    got = plan(42, ["vulkan", "rocm"], gpu_targets=["gfx1151"])
+    assert not got["supported"]
+    assert got["reason"].startswith("for rocm, ROCm 6.3.1")
+
+
+def test_conda_for_several_backends_is_one_environment():
+    got = plan(44, ["cuda", "vulkan"], method="conda", gpu_targets=["8.9"])
+    assert {"cuda-nvcc", "shaderc", "cmake"} <= {*got["conda"]["specs"]}
+    assert len(got["conda"]["specs"]) == len({*got["conda"]["specs"]})
+    create, export = got["conda"]["lock_commands"]
+    assert create.endswith(" ".join(got["conda"]["specs"]))
+    assert "--platform linux-64" in create
+    assert export.startswith("micromamba env export --explicit")
+    # A build for the processor on that builder takes the same compilers.
+    assert got["backends"]["cpu"]["cmake_options"]["CMAKE_CXX_COMPILER"].startswith("/opt/llamafleet/toolchain/env")
 
 
 def test_a_mirror_replaces_only_what_it_names():
@@ -254,7 +341,8 @@ def test_rocm_for_strix_halo(fedora, options, version, root):
     assert got["environment"]["ROCM_PATH"] == root
     assert got["cmake_options"]["GGML_HIP"] == "ON"
     assert got["cmake_options"]["GPU_TARGETS"] == "gfx1151"
-    assert got["cmake_options"]["GGML_HIP_ROCWMMA_FATTN"] == "OFF"
+    assert "GGML_HIP_ROCWMMA_FATTN" not in got["cmake_options"], "the build decides it"
+    assert got["run_path"] == ([] if root == "/usr" else ["/opt/rocm/lib"])
     assert bool(got["repositories"]) is (root == "/opt/rocm")
     assert all(repository["key_fingerprint"] for repository in got["repositories"])
 
@@ -266,8 +354,7 @@ def test_rocm_for_strix_halo(fedora, options, version, root):
         (44, {"gpu_targets": ["gfx1151"], "rocm_version": "6.4.2"}, "packages ROCm 7.1.1, not 6.4.2", "rocm_source"),
         (44, {"gpu_targets": ["gfx1151"], "rocm_version": "6.4", "rocm_source": "amd"}, "not in the table", "7.2.4"),
         (44, {"gpu_targets": ["gfx1151"], "machine": "aarch64"}, "made for x86_64", "vulkan"),
-        (44, {"gpu_targets": ["gfx942"], "rocwmma": True}, "broken with rocWMMA 2.0.0", "rocwmma: false"),
-        (43, {"gpu_targets": ["gfx1201"], "rocwmma": True}, "needs rocWMMA 2 or newer", "rocwmma: false"),
+        (43, {"gpu_targets": ["gfx1201"], "rocwmma": True}, "1.7.0 does not know RDNA4", "llama_build_rocwmma: false"),
         (44, {"gpu_targets": ["gfx1030"], "rocwmma": True}, "no matrix instructions", "rocwmma: false"),
         (42, {"gpu_targets": ["gfx1100"], "rocwmma": True}, "Fedora 42 has no rocwmma-devel", "rocwmma: false"),
     ],
@@ -288,8 +375,10 @@ def test_rocm_without_targets_leaves_them_to_the_build():
 
 def test_rocwmma_where_it_is_right():
     got = plan(44, "rocm", gpu_targets=["gfx1201", "gfx1100"], rocwmma=True)
-    assert got["cmake_options"]["GGML_HIP_ROCWMMA_FATTN"] == "ON"
+    assert got["supported"], got["reason"]
     assert "rocwmma-devel" in got["packages"]["backend"]
+    # ROCm 7.1.1 brings rocWMMA 2.1.0, which is right on CDNA again.
+    assert plan(44, "rocm", gpu_targets=["gfx942"], rocwmma=True)["supported"]
 
 
 def test_a_leftover_rocm_cannot_capture_the_build():
@@ -327,8 +416,9 @@ def test_conda_brings_a_cuda_that_fits_the_gpus_and_the_driver(options, version)
     assert got["version"] == version
     assert f"cuda-version={version}" in got["conda"]["specs"]
     assert not any(spec.startswith(("gcc", "gxx")) and "=" in spec for spec in got["conda"]["specs"])
-    assert got["packages"] == {"base": [], "backend": [], "driver": []}
+    assert not any(got["packages"].values())
     assert got["repositories"] == []
+    assert got["run_path"] == ["/opt/llamafleet/toolchain/env/lib"]
     outside = [
         value
         for value in (*got["cmake_options"].values(), got["host_compiler"])
@@ -359,6 +449,7 @@ def test_conda_refusals(backend, options, reason):
         (("rawhide",), {}, "the Fedora release is a number, got 'rawhide'"),
         ((True,), {}, "the Fedora release is a number, got True"),
         (({"release": 44, "kernel": "6"},), {}, "not kernel"),
+        ((44, []), {}, "at least one of cpu, vulkan, rocm, cuda"),
         (({"release": 44, "gcc": "new"},), {}, "gcc is a version such as 15.2.1, got 'new'"),
         (({"release": 44, "glibc": "two"},), {}, "'two' is no version"),
         ((44, "metal"), {}, "backend is one of cpu, vulkan, rocm, cuda, got 'metal'"),
@@ -416,4 +507,4 @@ def test_no_plan_silences_the_compiler_check_and_every_refusal_has_a_reason(
 
 def test_the_rendered_matrix_is_this_table():
     text = (ROOT / "docs" / "toolchain_matrix.md").read_text(encoding="utf-8")
-    assert text == _toolchain.matrix(), "run: python3 plugins/module_utils/_toolchain.py > docs/toolchain_matrix.md"
+    assert text == _toolchain.matrix(), "run: python3 -m plugins.module_utils._toolchain > docs/toolchain_matrix.md"
