@@ -1,6 +1,10 @@
 #include <cstdio>
 #include <cstring>
 
+#ifdef TINY_VULKAN
+#include <vulkan/vulkan.h>
+#endif
+
 #ifdef TINY_BREAK
 static int broken = "this does not compile";
 #endif
@@ -23,6 +27,10 @@ int answer(const char * question) {
         return 0;
     }
     if (std::strcmp(question, "--list-devices") == 0) {
+#ifdef TINY_VULKAN
+        uint32_t version = 0;
+        vkEnumerateInstanceVersion(&version);
+#endif
         std::puts("Available devices:");
         if (DEVICES[0]) {
             std::printf("  %s\n", DEVICES);
