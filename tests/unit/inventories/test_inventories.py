@@ -17,7 +17,7 @@ import pytest
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.vars.manager import VariableManager
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_flags, _server_instance
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_flags, _server_instance, _toolchain
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 
 TREE = Path(__file__).resolve().parents[3]
@@ -81,6 +81,18 @@ def test_hosts_are_where_they_belong(kind, inventory):
         if builder:
             assert builder in inventory.names("builders")
             assert inventory.of(builder)["llama_build_backends"] == inventory.of(host)["llama_build_backends"]
+
+
+def test_what_builds_each_kind_can_be_had_on_the_newest_fedora(inventory):
+    for host in inventory.names("servers"):
+        builder = inventory.of(host).get("llama_build_host") or host
+        values = inventory.of(builder)
+        method = values.get("toolchain_method", "packages")
+        machine = "aarch64" if host in inventory.names("dgx_spark") else "x86_64"
+        plan = _toolchain.toolchain_plan(44, values["toolchain_backend"], method=method, machine=machine)
+        assert plan["supported"], f"{builder}: {plan['reason']}"
+        # What conda builds looks for its libraries in the same folder on each host.
+        assert inventory.of(host).get("toolchain_method", "packages") == method
 
 
 def test_models_are_pinned_and_choices_left_to_the_planner(inventory):
