@@ -508,3 +508,9 @@ def test_no_plan_silences_the_compiler_check_and_every_refusal_has_a_reason(
 def test_the_rendered_matrix_is_this_table():
     text = (ROOT / "docs" / "toolchain_matrix.md").read_text(encoding="utf-8")
     assert text == _toolchain.matrix(), "run: python3 -m plugins.module_utils._toolchain > docs/toolchain_matrix.md"
+
+
+def test_the_documentation_shows_the_commands_that_the_role_prints():
+    text = (ROOT / "docs" / "toolchains.md").read_text(encoding="utf-8")
+    commands = plan(44, method="conda", gpu_targets=["8.9"])["conda"]["lock_commands"]
+    assert f"```sh\n{chr(10).join(commands)}\n```" in text
