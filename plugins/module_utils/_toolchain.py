@@ -252,7 +252,9 @@ CUDAS: Mapping[str, Cuda] = {
 _DRIVERS_SOURCE = "docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"
 
 # The C library's prototypes that clash with CUDA's own: since which glibc, and the first CUDA that gives way. No
-# compiler cures this: both headers are read by whichever compiler runs.
+# compiler cures this: both headers are read by whichever compiler runs. It is math_functions.h alone: nvcc 13.0.88 with
+# glibc 2.43 and g++ 15 refuses the header as delivered, and compiles rsqrt, sinpi and cospi once its prototypes are
+# patched. What math_functions.hpp defines of them is for compilers other than nvcc (NixOS/nixpkgs#498678 patches both).
 GLIBC_CONFLICTS = (
     ((2, 41), (13, 0), ("sinpi", "sinpif", "cospi", "cospif")),
     ((2, 42), (13, 2), ("rsqrt", "rsqrtf")),
