@@ -103,7 +103,7 @@ def wanted(name, reasons=("settings",), **more):
     instance = llama_instances.Instance(
         {"name": name, "model": "m.gguf", "port": {"chat": 1, "code": 2}.get(name, 3), "host": "127.0.0.1",
          "state": "started", "api_keys": [], "ctx_size": 256, "cache_type_k": "f16", "cache_type_v": "f16",
-         "flash_attn": "auto", **more}
+         "flash_attn": "auto", "memory_max": "", **more}
     )  # fmt: skip
     timer = llama_instances.UNITS / _unit.watchdog_name(name, "timer")
     instance.files = {llama_instances.UNITS / instance.unit: NEW.encode(), timer: NEW.encode()}
