@@ -218,9 +218,10 @@ from ..module_utils import (
     _build_source,
     _elf,
     _known_builds,
+    _rocwmma,
 )
 
-_JOB_FILES = (_artifact, _build_job, _build_plan, _build_source, _elf)
+_JOB_FILES = (_artifact, _build_job, _build_plan, _build_source, _elf, _rocwmma)
 _LAUNCH = (
     "import sys; sys.path.insert(0, sys.argv[1]); from llamafleet_job import _build_job; "
     "raise SystemExit(_build_job.main(sys.argv[2]))"
