@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +44,27 @@ def labelled(label: str) -> Iterator[None]:
         yield
     finally:
         _begins.reset(token)
+
+
+# What runs side by side, each in a session of its own, and whether the person wants an end: threads do not get Ctrl-C,
+# so it is passed on here, to the children of the commands too.
+_running: set[subprocess.Popen[str]] = set()
+_interrupted = threading.Event()
+
+
+def side_by_side(*jobs: Callable[[], None]) -> None:
+    """Run jobs at the same time, and wait for all. Ctrl-C ends their commands, and none of them begins another."""
+    with futures.ThreadPoolExecutor(len(jobs)) as pool:
+        begun = [pool.submit(job) for job in jobs]
+        try:
+            for job in begun:
+                job.result()
+        except KeyboardInterrupt:
+            _interrupted.set()
+            for process in list(_running):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+            raise
 
 
 def say(text: str) -> None:
@@ -106,7 +128,10 @@ def run(
     A long quiet command without `log` gets a line with the elapsed time. A command in its own
     session is not reached by the terminal's Ctrl-C.
     """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
     command = [str(part) for part in argv]
+    beside = threading.current_thread() is not threading.main_thread()
     begins = _begins.get()
     begun = time.monotonic()
     last_output = [begun]
@@ -121,8 +146,12 @@ def run(
         text=True,
         errors="replace",
         bufsize=1,
-        start_new_session=own_session,
+        start_new_session=own_session or beside,
     )
+    if beside:
+        _running.add(process)
+        if _interrupted.is_set():
+            os.killpg(process.pid, signal.SIGINT)
     done = threading.Event()
 
     def heartbeat() -> None:
@@ -155,6 +184,7 @@ def run(
             process.wait(30)
         raise
     finally:
+        _running.discard(process)
         done.set()
         beating.join()
     if status and check:

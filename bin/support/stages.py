@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -380,27 +380,20 @@ def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
 
 
 def _in_lanes(scenario: Callable[[str, str], None], names: Sequence[str]) -> None:
-    """Run scenarios in order, as many at a time as there are lanes; after an interruption no further one begins."""
+    """Run scenarios in order, as many at a time as there are lanes."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
-    stopped = threading.Event()
 
     def serve(lane: str) -> None:
-        while not stopped.is_set():
+        while True:
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
             scenario(name, lane)
 
-    with futures.ThreadPoolExecutor(len(LANES)) as pool:
-        running = [pool.submit(serve, lane) for lane in LANES]
-        try:
-            for lane in running:
-                lane.result()
-        finally:
-            stopped.set()
+    console.side_by_side(*(functools.partial(serve, lane) for lane in LANES))
 
 
 def full(tally: Tally) -> None:

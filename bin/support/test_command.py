@@ -9,9 +9,9 @@ Makes the machine ready first (packages, virtual environment), so it may be call
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
-from concurrent import futures
 
 from . import console, machine
 
@@ -52,9 +52,7 @@ def main() -> int:
         for name in options.stage:
             run(name)
     else:
-        with futures.ThreadPoolExecutor(len(stages.BESIDE)) as pool:
-            for done in [pool.submit(run_labelled, names) for names in stages.BESIDE]:
-                done.result()
+        console.side_by_side(*(functools.partial(run_labelled, names) for names in stages.BESIDE))
         for name in stages.DEFAULT:
             if not any(name in names for names in stages.BESIDE):
                 run(name)
