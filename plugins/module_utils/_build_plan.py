@@ -74,7 +74,7 @@ GPU_LISTS = ("CMAKE_CUDA_ARCHITECTURES", "CMAKE_HIP_ARCHITECTURES", "GPU_TARGETS
 _TURBO = ("turbo2", "turbo3", "turbo4")
 FA_DEFAULT_PAIRS = frozenset(
     [("f16", "f16"), ("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")]
-    + [(key, value) for key in ("f16", "q8_0") for value in _TURBO if (key, value) != ("f16", "turbo2")]
+    + [(key, value) for key in ("f16", "q8_0") for value in _TURBO]
     + [(key, "q8_0") for key in _TURBO]
     + [(key, value) for key in _TURBO for value in _TURBO]
 )

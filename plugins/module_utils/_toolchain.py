@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -1165,22 +1165,23 @@ def _merged(plans: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
     merged.pop("rocm_source", None)
 
-    def all_of(pick: Callable[[dict[str, Any]], Iterable[Any]]) -> list[Any]:
+    def all_of(*path: str) -> list[Any]:
+        """Return what stands at that place in any of the plans, each thing once."""
         found: list[Any] = []
         for plan in plans.values():
-            found += [item for item in pick(plan) if item not in found]
+            place: Any = plan
+            for key in path:
+                place = place.get(key, [])
+            found += [item for item in place if item not in found]
         return found
 
     for key in ("architectures", "repositories", "run_path", "warnings", "sources"):
-        merged[key] = all_of(lambda plan, key=key: plan[key])  # type: ignore[misc] # bound in each turn
-    merged["packages"] = {
-        kind: all_of(lambda plan, kind=kind: plan["packages"][kind])  # type: ignore[misc] # bound in each turn
-        for kind in merged["packages"]
-    }
+        merged[key] = all_of(key)
+    merged["packages"] = {kind: all_of("packages", kind) for kind in merged["packages"]}
     for key in ("environment", "cmake_options"):
         merged[key] = {name: value for plan in plans.values() for name, value in plan[key].items()}
     if merged["conda"]:
-        merged["conda"] = {**merged["conda"], "specs": all_of(lambda plan: plan["conda"].get("specs", []))}
+        merged["conda"] = {**merged["conda"], "specs": all_of("conda", "specs")}
         merged["conda"]["lock_commands"] = conda_lock_commands(merged["conda"])
     for name, plan in plans.items():
         if not plan["supported"]:

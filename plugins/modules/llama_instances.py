@@ -1060,8 +1060,10 @@ class Worker:
         def automatic(item: dict[str, Any]) -> bool:
             return "auto" in (item["ctx_size"], item["cache_type_k"], item["cache_type_v"])
 
+        # In check mode the release may be still to come: it is built with the kernels that the instances name.
+        kernels = _server_plan.has_all_quants(self.release) or (self.check and not self.release.is_dir())
         for item in items:
-            item["fa_all_quants"] = _server_plan.has_all_quants(self.release)
+            item["fa_all_quants"] = kernels
         ready = []
         # What is fixed goes first, so that auto takes what remains and not what another one needs.
         for item in sorted(items, key=automatic):
@@ -1367,6 +1369,15 @@ class Worker:
                     path.parent.mkdir(exist_ok=True, mode=0o700)
                 self.write(path, content)
 
+    def place(self, instance: Instance) -> None:
+        """Write the files of an instance, and remove those of an earlier form of it."""
+        gone = self.superfluous(instance)
+        for path in gone:
+            if path.name.endswith(".timer"):
+                self.systemctl("disable", "--now", path.name)
+        self.put({**instance.files, **dict.fromkeys(gone)})
+        self.systemctl("daemon-reload")
+
     def stop_watchdog(self, name: str) -> None:
         timer = _unit.watchdog_name(name, "timer")
         if (UNITS / timer).exists():
@@ -1381,12 +1392,7 @@ class Worker:
     def switch(self, instance: Instance) -> None:
         """Write, start and gate one instance. Raises Failure with the server's last lines."""
         self.stop_watchdog(instance.name)
-        gone = self.superfluous(instance)
-        for path in gone:
-            if path.name.endswith(".timer"):
-                self.systemctl("disable", "--now", path.name)
-        self.put({**instance.files, **dict.fromkeys(gone)})
-        self.systemctl("daemon-reload")
+        self.place(instance)
         if instance.item["state"] == "stopped":
             self.systemctl("disable", "--now", instance.unit)
             return
@@ -1625,12 +1631,7 @@ class Worker:
 
     def switch_watchdog(self, instance: Instance) -> None:
         """Change what is beside an instance whose server stays as it is."""
-        gone = self.superfluous(instance)
-        for path in gone:
-            if path.name.endswith(".timer"):
-                self.systemctl("disable", "--now", path.name)
-        self.put({**instance.files, **dict.fromkeys(gone)})
-        self.systemctl("daemon-reload")
+        self.place(instance)
         self.start_watchdog(instance.name)
 
     def row(self, instance: Instance) -> dict[str, Any]:

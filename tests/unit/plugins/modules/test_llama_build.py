@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import inspect
 
+import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_plan, _known_builds
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_build
 
 
@@ -20,3 +22,17 @@ def test_the_job_takes_along_whatever_its_files_import():
                 assert wanted <= sent, (
                     f"{module.__name__} imports {', '.join(wanted - sent)}, which builders are not sent"
                 )
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "has no number in llama_build_source"), (10000, "builds b9914 to b10513 .* are known to be bad")],
+)
+def test_a_commit_of_the_fork_is_compared_with_what_is_known_to_be_bad(tmp_path, number, said):
+    source = {"kind": "git", "url": f"https://mirror.invalid/{_known_builds.FORK}.git", "commit": "1" * 40}
+    params = {
+        "source": {**source, "number": number}, "backends": ["cpu"], "directory": str(tmp_path), "toolchain": {},
+        "allow_known_bad": False,
+    }  # fmt: skip
+    with pytest.raises(_build_plan.BuildError, match=said):
+        llama_build.Builder(params).plan()

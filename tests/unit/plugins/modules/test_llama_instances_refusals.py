@@ -10,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _unit
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_plan, _unit
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 from ansible_collections.llamafleet.turboquant.tests.unit import gguf_writer
+from ansible_collections.llamafleet.turboquant.tests.unit.plugins.module_utils import oracle
 
 KEY = "0123456789abcdef"
 SERVER = "#!/bin/sh\necho '-m, --model FNAME  model path'\n"
@@ -180,3 +181,16 @@ def test_on_a_bare_host_nothing_is_foretold(host):
     (instance,) = host({"api_keys": [KEY]}, release=str(host.root / "releases" / "new"), plan=False).prepare()
     assert "(rendered for the binary when it is installed)" in unit_text(instance)
     assert host.warned == []
+
+
+def test_check_mode_counts_on_the_kernels_of_a_release_that_is_still_to_come(host, tmp_path, monkeypatch):
+    (host.models / "m.gguf").write_bytes(endless(gguf_writer.GEMMA4_END))
+    monkeypatch.setattr(_server_plan, "read_header", lambda path, build: oracle.header("llama31-8b-real"))
+    card = {"name": "CUDA0", "backend": "cuda", "total_gib": 24}
+    asked = {"backend": "cuda", "cache_type_k": "f16", "cache_type_v": "q8_0"}
+    (instance,) = host(asked, plan_devices=[card], plan_ram_bytes=64 << 30).prepare()
+    assert instance.name == "chat"
+    (tmp_path / "release").mkdir()
+    monkeypatch.setattr(Worker, "options", lambda self: None)
+    with pytest.raises(llama_instances.Failure, match="f16/q8_0"):
+        host(asked, plan_devices=[card], plan_ram_bytes=64 << 30).prepare()

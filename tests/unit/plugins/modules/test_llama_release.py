@@ -37,6 +37,7 @@ class Root:
         self.top = top
         self.root = top / "opt"
         self.monkeypatch = monkeypatch
+        self.warned: list[str] = []
 
     def artifact(self, fingerprint: str, server: str = SERVER, **more) -> Path:
         stage = self.top / f"stage-{fingerprint}"
@@ -89,11 +90,16 @@ class Root:
             **more,
         }
 
+        warned = self.warned
+
         class Module:
             def __init__(self, argument_spec, supports_check_mode):
                 assert set(argument_spec) == set(params)
                 self.params = params
                 self.check_mode = check
+
+            def warn(self, text):
+                warned.append(text)
 
             def exit_json(self, **result):
                 raise Exit(result)
@@ -213,6 +219,37 @@ def test_what_cannot_run_here_is_refused_before_anything_is_switched(host, more,
         raise Exit(host.run(B, host.artifact(B, **more)))
     assert host.current == A
     assert host.releases == [A]
+
+
+GIB = 1 << 30
+CARD = {
+    "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "pci_address": "0000:01:00.0", "integrated": False,
+    "vram_total_bytes": 24564 << 20, "vram_used_bytes": 0, "gtt_total_bytes": None, "backends": ["cuda", "vulkan"],
+}  # fmt: skip
+MACHINE = {"gpus": [CARD], "memory": {"ram_total_bytes": 64 * GIB, "ram_available_bytes": 60 * GIB}}
+
+
+def test_another_gpu_than_the_hosts_is_refused_before_anything_is_switched(host, monkeypatch):
+    monkeypatch.setattr(llama_release._hardware, "read_hardware", lambda: MACHINE)
+    host.run(A, host.artifact(A))
+    other = 'echo "  CUDA0: NVIDIA T400 4GB (3900 MiB, 3800 MiB free)"'
+    with pytest.raises(
+        Exit, match=r"names CUDA0 .NVIDIA T400 4GB, 3900 MiB., and the host has NVIDIA GeForce RTX 4090"
+    ):
+        raise Exit(host.run(B, host.artifact(B, backends=["cpu", "cuda"], devices=other)))
+    assert (host.current, host.releases) == (A, [A])
+    right = 'echo "  CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23600 MiB free)"'
+    assert host.run(C, host.artifact(C, backends=["cpu", "cuda"], devices=right))["devices"][0]["total_mib"] == 24080
+    assert host.warned == []
+
+
+def test_a_gpu_that_the_release_does_not_see_is_told(host, monkeypatch):
+    second = {**CARD, "pci_address": "0000:02:00.0"}
+    monkeypatch.setattr(llama_release._hardware, "read_hardware", lambda: {**MACHINE, "gpus": [CARD, second]})
+    one = 'echo "  CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23600 MiB free)"'
+    host.run(A, host.artifact(A, backends=["cpu", "cuda"], devices=one))
+    assert host.current == A
+    assert [text.rpartition(". ")[2] for text in host.warned] == ["Not named: CUDA1"]
 
 
 def test_a_software_device_is_accepted_for_tests(host):
