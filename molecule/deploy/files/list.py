@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """List what is on the host, packages left out, and compare it with what was there before: `list.py [before]`.
 
-Without an argument the list is written to /root/before; with one, the lines that came and went are printed.
+Without an argument the list is written to a file of its own; with one, the lines that came and went are printed.
 """
 
 import hashlib
@@ -23,8 +23,6 @@ OTHERS = (
     "/etc/shadow-",
     "/etc/subgid-",
     "/etc/subuid-",
-    "/root/.ansible",
-    "/root/before",
     "/var/cache/ldconfig",
     "/var/cache/libdnf5",
     "/var/lib/alternatives",
@@ -32,7 +30,8 @@ OTHERS = (
     "/var/lib/rpm",
     "/var/lib/systemd",
 )
-BEFORE = Path("/root/before")
+BEFORE = Path("/srv/before")
+ANSIBLE = str(Path.home() / ".ansible")
 
 
 def digest(path: Path) -> str:
@@ -53,7 +52,7 @@ def listed() -> set[str]:
         for folder, folders, files in os.walk(root):
             for name in folders + files:
                 path = Path(folder, name)
-                if str(path) not in packaged and not str(path).startswith(OTHERS):
+                if str(path) not in packaged and not str(path).startswith((*OTHERS, str(BEFORE), ANSIBLE)):
                     found.add(f"{path} {digest(path)}".strip())
     for database in ("passwd", "group"):
         done = subprocess.run(["getent", database], stdout=subprocess.PIPE, text=True, check=True)
