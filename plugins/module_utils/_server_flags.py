@@ -297,9 +297,15 @@ def _load_mode(options: Options, mode: str) -> list[str]:
         return []
     if options.has("--load-mode"):
         return ["--load-mode", mode]
-    # The fork and upstream before b10884 have a switch for each.
-    old = {"mmap": ["--mmap"], "none": ["--no-mmap"], "mlock": ["--no-mmap", "--mlock"], "mmap+mlock": ["--mlock"],
-           "dio": ["--direct-io"]}  # fmt: skip
+    # The fork and upstream before b10884 have a switch for each, and none for what they do by themselves.
+    old: dict[str, list[str]] = {
+        "auto": [],
+        "mmap": ["--mmap"],
+        "none": ["--no-mmap"],
+        "mlock": ["--no-mmap", "--mlock"],
+        "mmap+mlock": ["--mlock"],
+        "dio": ["--direct-io"],
+    }
     if mode not in old:
         raise FlagError(f"load_mode {mode!r}: the installed llama-server knows {', '.join(sorted(old))}")
     for name in old[mode]:

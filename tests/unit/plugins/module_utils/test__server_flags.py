@@ -8,76 +8,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_flags as flags
+from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 
 DATA = Path(__file__).parents[3] / "data" / "llama-server"
-
-# The shape of the fork's help, of which newer builds lack some and spell others differently.
-FORK = """----- common params -----
-
--h,    --help, --usage                  print usage and exit
--c,    --ctx-size N                     size of the prompt context (default: 0, 0 = loaded from model)
-                                        (env: LLAMA_ARG_CTX_SIZE)
--fa,   --flash-attn [on|off|auto]       set Flash Attention use ('on', 'off', or 'auto', default: 'auto')
-                                        (env: LLAMA_ARG_FLASH_ATTN)
--ctk,  --cache-type-k TYPE              KV cache data type for K
-                                        allowed values: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1,
-                                        turbo2, turbo3, turbo4
-                                        (default: f16)
-                                        (env: LLAMA_ARG_CACHE_TYPE_K)
--ctv,  --cache-type-v TYPE              KV cache data type for V
-                                        allowed values: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1,
-                                        turbo2, turbo3, turbo4
-                                        (default: f16)
-                                        (env: LLAMA_ARG_CACHE_TYPE_V)
---mlock                                 force system to keep model in RAM rather than swapping or compressing
-                                        (env: LLAMA_ARG_MLOCK)
---mmap, --no-mmap                       whether to memory-map model. (default: enabled)
-                                        (env: LLAMA_ARG_MMAP)
--dev,  --device <dev1,dev2,..>          comma-separated list of devices to use for offloading
-                                        (env: LLAMA_ARG_DEVICE)
--ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers to store in VRAM
-                                        (env: LLAMA_ARG_N_GPU_LAYERS)
--fit,  --fit [on|off]                   whether to adjust unset arguments to fit in device memory
-                                        (env: LLAMA_ARG_FIT)
--m,    --model FNAME                    model path to load
-                                        (env: LLAMA_ARG_MODEL)
---offline                               Offline mode: forces use of cache, prevents network access
-                                        (env: LLAMA_OFFLINE)
--lv,   --verbosity, --log-verbosity N   Set the verbosity threshold. Values:
-                                         - 3: info
-                                         - 4: debug
-                                        (default: 3)
-                                        (env: LLAMA_LOG_VERBOSITY)
---context-shift, --no-context-shift     whether to use context shift (default: disabled)
-                                        (env: LLAMA_ARG_CONTEXT_SHIFT)
--np,   --parallel N                     number of server slots (default: -1, -1 = auto)
-                                        (env: LLAMA_ARG_N_PARALLEL)
--kvu,  --kv-unified, -no-kvu, --no-kv-unified
-                                        use single unified KV buffer (default: enabled if number of slots is auto)
-                                        (env: LLAMA_ARG_KV_UNIFIED)
--cram, --cache-ram N                    set the maximum cache size in MiB (default: 8192)
-                                        (env: LLAMA_ARG_CACHE_RAM)
--a,    --alias STRING                   set model name aliases
-                                        (env: LLAMA_ARG_ALIAS)
---host HOST                             ip address to listen
-                                        (env: LLAMA_ARG_HOST)
---port PORT                             port to listen (default: 8080)
-                                        (env: LLAMA_ARG_PORT)
---webui, --no-webui                     whether to enable the Web UI (default: enabled)
-                                        (env: LLAMA_ARG_WEBUI)
---metrics                               enable prometheus compatible metrics endpoint (default: disabled)
-                                        (env: LLAMA_ARG_ENDPOINT_METRICS)
---props                                 enable changing global properties via POST /props (default: disabled)
-                                        (env: LLAMA_ARG_ENDPOINT_PROPS)
---slots, --no-slots                     expose slots monitoring endpoint (default: enabled)
-                                        (env: LLAMA_ARG_ENDPOINT_SLOTS)
---api-key-file FNAME                    path to file containing API keys (default: none)
---draft, --draft-n, --draft-max N       number of tokens to draft for speculative decoding (default: 16)
-                                        (env: LLAMA_ARG_DRAFT_MAX)
--md,   --model-draft FNAME              draft model for speculative decoding (default: unused)
-                                        (env: LLAMA_ARG_MODEL_DRAFT)
---temp, --temperature N                 temperature (default: 0.80)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +20,14 @@ def new():
 
 @pytest.fixture(scope="module")
 def fork():
-    return flags.parse_help(FORK)
+    return flags.parse_help((DATA / "help-turboquant-69d8e4be.txt").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """A server that lacks what the others have."""
+    text = (DATA / "help-turboquant-69d8e4be.txt").read_text(encoding="utf-8")
+    return flags.parse_help(text.replace("--direct-io", "--no-such-io").replace("--ssl-key-file", "--no-such-key"))
 
 
 def instance(**more):
@@ -131,27 +71,52 @@ def test_what_is_not_the_help_of_a_server_is_refused():
         flags.parse_help("usage: something else\n--help   text")
 
 
+@pytest.mark.parametrize("backend", llama_instances.SETTINGS_SPEC["backend"]["choices"])
+def test_every_build_understands_what_is_set_where_an_operator_says_nothing(fork, new, backend):
+    for options in (fork, new):
+        words = flags.command_line(options, instance(**{**llama_instances.DEFAULTS, "backend": backend}))
+        assert [word for word in words if word.startswith("--") and not options.has(word)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("flash_attn", "load_mode") for value in llama_instances.SETTINGS_SPEC[name]["choices"]]
+    + [
+        ("reasoning", {key: value})
+        for key in ("mode", "format")
+        for value in llama_instances.SETTINGS_SPEC["reasoning"]["options"][key]["choices"]
+    ],
+)
+def test_every_build_understands_each_choice(fork, new, name, value):
+    for options in (fork, new):
+        words = flags.command_line(options, instance(**{name: value}))
+        assert [word for word in words if word.startswith("--") and not options.has(word)] == []
+
+
 @pytest.mark.parametrize(
     ("mode", "old", "newer"),
     [
         ("none", ["--no-mmap"], ["--load-mode", "none"]),
         ("mmap", ["--mmap"], ["--load-mode", "mmap"]),
         ("mlock", ["--no-mmap", "--mlock"], ["--load-mode", "mlock"]),
+        ("mmap+mlock", ["--mlock"], ["--load-mode", "mmap+mlock"]),
+        ("dio", ["--direct-io"], ["--load-mode", "dio"]),
+        ("auto", [], ["--load-mode", "auto"]),
         ("", [], []),
     ],
 )
 def test_load_mode_is_spelled_as_the_binary_spells_it(fork, new, mode, old, newer):
     def picked(options):
         words = flags.command_line(options, instance(load_mode=mode))
-        return [w for w in words if w in ("--mmap", "--no-mmap", "--mlock", "--load-mode") or w == mode != ""]
+        return words[words.index("q8_0") + 5 : words.index("--cache-ram")]
 
     assert picked(fork) == old
     assert picked(new) == newer
 
 
-def test_a_load_mode_that_the_binary_lacks_is_refused(fork):
+def test_a_load_mode_that_the_binary_lacks_is_refused(bare):
     with pytest.raises(flags.FlagError, match=r"needs --direct-io, which the installed llama-server does not have"):
-        flags.command_line(fork, instance(load_mode="dio"))
+        flags.command_line(bare, instance(load_mode="dio"))
 
 
 def test_the_draft_model_is_spelled_as_the_binary_spells_it(fork, new):
@@ -192,13 +157,13 @@ def test_a_cache_type_that_the_binary_lacks_is_refused(new, fork):
         flags.command_line(new, instance(cache_type_v="turbo4"))
 
 
-def test_keys_and_tls_are_named_by_their_credentials(new):
+def test_keys_and_tls_are_named_by_their_credentials(new, bare):
     words = flags.command_line(new, instance(has_keys=True, has_tls=True))
     assert words[-6:] == [
         "--api-key-file", "%d/api-keys", "--ssl-key-file", "%d/tls.key", "--ssl-cert-file", "%d/tls.crt"
     ]  # fmt: skip
     with pytest.raises(flags.FlagError, match="--ssl-key-file"):
-        flags.command_line(flags.parse_help(FORK), instance(has_tls=True))
+        flags.command_line(bare, instance(has_tls=True))
 
 
 @pytest.mark.parametrize(
