@@ -213,8 +213,8 @@ _value:
       type: str
     conda:
       description:
-        - For the method conda its C(prefix), C(channels), C(platform), C(specs), and C(lock_commands), which make the
-          lock of such an environment.
+        - For the method conda its C(prefix), C(channels), C(platform), C(specs), C(micromamba) (the program's C(url)
+          and C(sha256)), and C(lock_commands), which make the lock of such an environment.
       type: dict
     warnings:
       description: What a person should know, as sentences.

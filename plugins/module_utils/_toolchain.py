@@ -330,6 +330,12 @@ CONDA_BASE = ("c-compiler", "cxx-compiler", "cmake", "ninja", "git", "ccache", "
 CONDA_CUDA = ("cuda-nvcc", "cuda-cudart-dev", "cuda-driver-dev", "cuda-cccl", "libcublas-dev")
 CONDA_VULKAN = ("libvulkan-headers", "libvulkan-loader", "shaderc", "spirv-headers")
 CONDA_PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
+# The program that installs a lock; github.com/mamba-org/micromamba-releases, release 2.9.0-0 and its files' digests.
+MICROMAMBA_URL = "https://github.com/mamba-org/micromamba-releases/releases/download/2.9.0-0/micromamba-"
+MICROMAMBA_SHA256 = {
+    "linux-64": "366cd9cd8be14df1ab8ed50352a82111082a36686b2d389fdb79a92c3fafb3e3",
+    "linux-aarch64": "9f93b974adcb4d166996af969b6cd371287d1a3e52733704727884d9b74cb7a7",
+}
 # Tried in this order when the version is left to the plan.
 CONDA_CUDA_AUTO = ("13.0", "12.9")
 
@@ -985,6 +991,10 @@ def _plan_conda(
         "channels": ["conda-forge"],
         "platform": CONDA_PLATFORMS[machine],
         "specs": specs,
+        "micromamba": {
+            "url": f"{MICROMAMBA_URL}{CONDA_PLATFORMS[machine]}",
+            "sha256": MICROMAMBA_SHA256[CONDA_PLATFORMS[machine]],
+        },
     }
     plan["run_path"] = [f"{prefix}/lib"]
     plan["environment"] = {"PATH": f"{prefix}/bin:/usr/bin:/usr/sbin", "CONDA_PREFIX": prefix}
@@ -1199,6 +1209,50 @@ def conda_lock_commands(conda: Mapping[str, Any], lock: str = "toolchain.lock") 
         + " ".join(conda["specs"]),
         f"micromamba env export --explicit --prefix {place} > {lock}",
     ]
+
+
+# An address of a package, with its subfolder, name and version; conda's file names are NAME-VERSION-BUILD.
+_CONDA_PACKAGE = re.compile(
+    r"[a-z]+://\S+/(?P<subdir>[^/\s]+)/(?P<name>[^/\s]+)-(?P<version>[^-/\s]+)-[^-/\s]+\.(?:conda|tar\.bz2)"
+    r"#(?:sha256:)?(?P<digest>[0-9a-f]+)"
+)
+
+
+def conda_lock_problems(lines: Iterable[str], conda: Mapping[str, Any]) -> list[str]:
+    """Say why a lock is not one that the toolchain of a plan can be installed from; nothing where it is.
+
+    Args:
+        lines: the lock, as C(micromamba env export --explicit) writes it.
+        conda: C(conda) of a plan: platform and specs.
+
+    Returns:
+        Sentences, each with the package, what the lock says of it and what the plan wants.
+
+    micromamba looks at digests of 32 (md5) and 64 (sha256) digits and passes over others without a word; it does so
+    with sha256 since 2.1.0 (mamba-org/mamba commit b3a48ce36).
+    """
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    problems = [] if "@EXPLICIT" in entries else ["it has no line @EXPLICIT"]
+    versions: dict[str, str] = {}
+    for entry in entries:
+        if entry == "@EXPLICIT":
+            continue
+        found = _CONDA_PACKAGE.fullmatch(entry)
+        if found is None or len(found["digest"]) not in (32, 64):
+            problems.append(
+                f"{entry!r} is not the address of a package that ends with # and a digest of 32 or 64 digits"
+            )
+        elif found["subdir"] not in (conda["platform"], "noarch"):
+            problems.append(f"{found['name']} is for {found['subdir']}, this host is {conda['platform']}")
+        else:
+            versions[found["name"]] = found["version"]
+    for spec in conda["specs"]:
+        name, _equals, wanted = spec.partition("=")
+        if name not in versions:
+            problems.append(f"{name} is missing")
+        elif wanted and not f"{versions[name]}.".startswith(f"{wanted}."):
+            problems.append(f"{name} is {versions[name]}, the plan of this host has {wanted}")
+    return problems
 
 
 _STATES = {
