@@ -232,3 +232,30 @@ def test_an_unknown_limit_of_vulkan_is_warned_of_where_it_decides(device, starts
     assert any("maxStorageBufferRange" in text for text in result["warnings"]) is warned
     small = _memory.memory_budget(model, gpu, {"ctx_size": 4096, "program": "llama-fit-params"})
     assert not any("maxStorageBufferRange" in text for text in small["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "warned"),
+    [
+        ((), {}, True),
+        ((), {"repack": False}, False),
+        # Without a mapped file a tensor is in one buffer or the other.
+        ((), {"mmap": False}, False),
+        # The GPU's host buffer goes before the forms of the processor.
+        ([gpu()], {"n_gpu_layers": 0}, False),
+    ],
+)
+def test_a_second_form_of_the_weights_is_told_and_not_counted(devices, options, warned):
+    result = budget(devices=devices, ctx_size=4096, **options)
+    told = [text for text in result["warnings"] if "CPU_REPACK" in text]
+    assert bool(told) is warned
+    counted = budget(devices=devices, ctx_size=4096, **{**options, "repack": False})
+    assert result["total"] == counted["total"]
+
+
+def test_the_second_form_is_at_most_that_of_all_weights_that_are_multiplied():
+    model = oracle.loaded(LLAMA)
+    told = re.search(r"up to (\d+) MiB of weights", " ".join(budget(ctx_size=4096)["warnings"]))
+    most = sum(t.nbytes for t in model.tensors if t.op == "mul_mat" and t.type in ("Q4_K", "Q6_K"))
+    assert told and int(told[1]) == round(most / (1 << 20)) > 0
+    assert not any(t.name == "token_embd.weight" and t.op == "mul_mat" for t in model.tensors)

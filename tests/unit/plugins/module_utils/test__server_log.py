@@ -94,6 +94,26 @@ def test_a_prediction_that_did_not(predicted, message):
     assert re.search(message, problems[0])
 
 
+# Of the fork on a processor with AVX2, a model whose weights are mostly Q4_K.
+REPACKED = """load_tensors:   CPU_Mapped model buffer size =  1000.00 MiB
+load_tensors:   CPU_REPACK model buffer size =   600.00 MiB
+llama_kv_cache:        CPU KV buffer size =   100.00 MiB
+llama_kv_cache: size =  100.00 MiB (  4096 cells,   5 layers,  1/1 seqs), K (q8_0):   50.00 MiB, V (q8_0):   50.00 MiB
+sched_reserve:        CPU compute buffer size =   100.00 MiB
+"""
+
+
+@pytest.mark.parametrize(
+    ("predicted", "fits"), [(1200, True), (1800, True), (1000, False), (2000, False), (1500, False)]
+)
+def test_weights_in_the_form_of_the_processor_are_no_part_of_the_plan(predicted, fits):
+    seen = log.parse_log(REPACKED)
+    assert seen["total_bytes"] == 1800 * MIB
+    problems, figures = log.compare(seen, {"kv_bytes": 100 * MIB, "total_bytes": predicted * MIB})
+    assert (problems == []) is fits
+    assert figures["total_measured"] == 1800 * MIB
+
+
 def test_a_plan_that_cannot_be_confirmed_is_a_problem():
     problems, _figures = log.compare(log.parse_log(""), {"kv_bytes": 1})
     assert "cannot be confirmed" in problems[0]
