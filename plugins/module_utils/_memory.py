@@ -271,8 +271,8 @@ def parse_devices(devices: Iterable[Mapping[str, Any]] | None) -> tuple[Device, 
     return tuple(result)
 
 
-# Types of weights that some processor computes with in another form: ggml-cpu keeps a copy in it, in a buffer CPU_REPACK
-# (ggml/src/ggml-cpu/repack.cpp, ggml_repack_get_optimal_repack_type: AVX2, AVX-512, NEON, SVE, RISC-V). AMX copies likewise.
+# Types of weights that some processor computes with in another form, which ggml-cpu keeps in a buffer CPU_REPACK or AMX
+# (ggml/src/ggml-cpu/repack.cpp, ggml_repack_get_optimal_repack_type: AVX2, AVX-512, NEON, SVE, RISC-V).
 REPACKABLE_TYPES = frozenset(["Q4_0", "Q4_K", "Q2_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4"])
 
 
@@ -1179,12 +1179,12 @@ def _budget(
     weights_key = _weights_key(p, o)
     weights = _remembered_weights(model, p, o, weights_key)
     _warn_policies(v, h, build, o, env, c, caches)
-    # With a GPU its host buffers come first in make_cpu_buft_list (llama-model.cpp:538-597), and without mmap a tensor is
-    # in one buffer or the other.
+    # With a GPU its host buffers come first in make_cpu_buft_list (llama-model.cpp:538-597), and without mmap a tensor
+    # is in one buffer or the other.
     if not p.devices and o["repack"] and o["mmap"] and model.repackable_bytes:
         v.warn(
-            f"the processor may keep up to {model.repackable_bytes / MIB:.0f} MiB of weights a second time, in the form it"
-            " computes with (CPU_REPACK), which is not counted; --no-repack, with slower prompts, avoids it"
+            f"the processor may keep up to {model.repackable_bytes / MIB:.0f} MiB of weights a second time, in the form"
+            " it computes with (CPU_REPACK), which is not counted; --no-repack, with slower prompts, avoids it"
         )
 
     names = [d.name for d in p.devices]

@@ -96,9 +96,9 @@ def compare(
     """Say where the log contradicts the plan, and return the figures side by side.
 
     predicted holds kv_bytes and, where known, total_bytes. The caches must agree to the log's resolution; of the total
-    the compute buffers depend on the allocator, so it has a tolerance. Weights that the processor keeps a second time, in
-    a form that depends on its instructions (CPU_REPACK, AMX), are no part of the plan: with a mapped file they come on
-    top of it, otherwise they take the place of as many bytes.
+    the compute buffers depend on the allocator, so it has a tolerance. Weights that the processor keeps a second time,
+    in a form that depends on its instructions (CPU_REPACK, AMX), are no part of the plan: with a mapped file they come
+    on top of it, otherwise they take the place of as many bytes.
     """
     problems: list[str] = []
     figures: dict[str, Any] = {
