@@ -14,8 +14,11 @@ from pathlib import Path
 
 BIN = Path(__file__).resolve().parents[3] / "bin"
 CALL = """
-import functools, sys
+import functools, signal, sys
 from support import console
+
+# A shell starts what it puts into the background with SIGINT ignored, and all below it inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def job(name):
     with console.labelled(name):
