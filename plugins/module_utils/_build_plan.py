@@ -399,6 +399,11 @@ def make_request(
         "LLAMA_OPENSSL": "ON" if tls else "OFF",
     }
     if "cuda" in kinds:
+        # A builder without a GPU has no libcuda.so.1 of a driver, and conda's linker does not look where it is.
+        # Upstream's own builds without a driver pass this (.devops/cuda.Dockerfile).
+        options["CMAKE_EXE_LINKER_FLAGS"] = "-Wl,--allow-shlib-undefined"
+        # On by itself where the builder happens to have the library, and every host would have to have it too.
+        optional["GGML_CUDA_NCCL"] = "OFF"
         options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(check_cuda_architectures(cuda_architectures))
     if "rocm" in kinds:
         names = check_gpu_targets(gpu_targets)
@@ -422,7 +427,9 @@ def make_request(
             if name in GPU_LISTS and "native" in text:
                 raise BuildError(f"{origin} sets {name} to {text!r}: it must name the GPUs, never the builder's own")
             optional.pop(name, None)
-            options[name] = text
+            # Flags of the linker come on top of those that the build needs.
+            needed = options.get(name) if name == "CMAKE_EXE_LINKER_FLAGS" else None
+            options[name] = f"{needed} {text}" if needed and needed not in text.split() else text
     return Request(
         source=source,
         backends=kinds,

@@ -22,6 +22,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _memory,
     _plan,
 )
+from ansible_collections.llamafleet.turboquant.plugins.module_utils._cache_types import is_turbo
 
 MIB = 1 << 20
 
@@ -135,6 +136,14 @@ def _total(part: dict[str, int]) -> int:
     return part["total"] - part["other"]
 
 
+def ask_for_flash_attention(item: dict[str, Any]) -> None:
+    """Ask for it where the chosen caches exist only with it: left to the server it may be off, and that is a crash."""
+    if item["flash_attn"] == "auto" and (
+        is_turbo(item["cache_type_k"]) or item["cache_type_v"] not in ("f16", "bf16", "f32")
+    ):
+        item["flash_attn"] = "on"
+
+
 class Planner:
     """Plans instance after instance; what one takes is not there for the next."""
 
@@ -193,6 +202,7 @@ class Planner:
         for item, row in zip(instances, rows["instances"]):
             if row["verdict"] == _plan.FITS:
                 item.update({key: row["options"][key] for key in row["auto"]})
+                ask_for_flash_attention(item)
 
     def plan(self, item: dict[str, Any], ram_bytes: int | None) -> dict[str, Any] | None:
         """Fill in `auto`, refuse what does not run, and return the prediction; None where none can be made."""
@@ -221,6 +231,7 @@ class Planner:
                 )
                 for key in automatic:
                     item[key] = chosen["options"][key]
+                ask_for_flash_attention(item)
                 budget = chosen["budget"]
             else:
                 budget = _memory.memory_budget(header, devices, options, self.build, environment)
@@ -238,7 +249,11 @@ class Planner:
         for name, part in budget["devices"].items():
             self.taken[name] = self.taken.get(name, 0) + part["total"]
         return {
-            "kv_bytes": sum(part["kv"] for part in budget["devices"].values()),
+            # As the log's lines of the caches have it: they leave out the rotation matrices of turbo types and the
+            # padding of rows (llama-kv-cache.cpp:456-462), which are in the buffers and so in the total.
+            "kv_bytes": sum(
+                cache["k_bytes"] + cache["v_bytes"] for cache in budget["caches"] if cache["kind"] != "recurrent"
+            ),
             "total_bytes": sum(_total(part) for part in budget["devices"].values()),
             "devices": {name: part["total"] for name, part in budget["devices"].items()},
             "build": self.build,

@@ -45,6 +45,10 @@ class Unreachable(ProbeError):
     """No HTTP answer at all: nothing listens, the connection broke, or the time was over."""
 
 
+class Slow(Unreachable):
+    """No answer within the time. A busy server has none until its batch is done, so this alone tells nothing."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -94,6 +98,8 @@ class Client:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             return response.status, response.read(1 << 20).decode("utf-8", "replace")
+        except (TimeoutError, socket.timeout) as exc:  # two classes before Python 3.10
+            raise Slow(f"{method} {path}: {str(exc) or type(exc).__name__}") from exc
         except (OSError, http.client.HTTPException) as exc:
             raise Unreachable(f"{method} {path}: {str(exc) or type(exc).__name__}") from exc
         finally:
@@ -212,7 +218,7 @@ def ready(client: Client, timeout: float, main_pid: int | None = None) -> int:
 def drain(client: Client, timeout: float) -> int:
     """Wait until no request is being worked on or waits, for a bounded time. Always lets the stop go on."""
     end = time.monotonic() + timeout
-    count = 0
+    left = "whatever it works on is"
     failures = 0
     while True:
         try:
@@ -220,6 +226,10 @@ def drain(client: Client, timeout: float) -> int:
             failures = 0
             if count == 0:
                 return 0
+            left = f"{count} requests are"
+        except Slow:
+            # It answers between two batches of a prompt, which a large model may take half a minute for.
+            failures = 0
         except Unreachable as exc:
             # A server that is gone has nothing to drain; one that is only slow is asked again.
             failures += 1
@@ -230,7 +240,7 @@ def drain(client: Client, timeout: float) -> int:
             say(f"not drained: {exc}")
             return 0
         if time.monotonic() >= end:
-            say(f"drained for {timeout:g} s, {count} requests are cut off")
+            say(f"drained for {timeout:g} s, {left} cut off")
             return 0
         time.sleep(0.25)
 
@@ -331,8 +341,8 @@ def watch(client: Client, options: argparse.Namespace) -> int:
         decode(client, 1, options.timeout)
     except ProbeError as exc:
         why = str(exc)
-        # Not for longer than a token may take: a wedged server answers neither.
-        alive = advancing(client, ADVANCE_PAUSE, min(10, options.timeout))
+        # For as long as a token may take: with a long prompt it answers only between two batches.
+        alive = advancing(client, ADVANCE_PAUSE, options.timeout)
         if alive:
             say(f"no token within {options.timeout:g} s ({why}), but the server decodes: busy")
     state.setdefault("restarts", 0)

@@ -281,7 +281,7 @@ def render_watchdog(item: dict[str, Any]) -> dict[str, str]:
         "Type=oneshot",
         f"SyslogIdentifier=llama-watchdog-{name}",
         "ExecStart=" + " ".join(quoted(word) for word in words),
-        f"TimeoutStartSec={watchdog['timeout'] * 2 + item['drain_timeout'] + item['start_timeout'] + 90}",
+        f"TimeoutStartSec={watchdog['timeout'] * 3 + item['drain_timeout'] + item['start_timeout'] + 90}",
         "StateDirectory=llamafleet/watchdog",
         *([f"ReadWritePaths={quoted(textfile, variables=False)}"] if textfile else []),
         "NoNewPrivileges=yes",

@@ -427,3 +427,14 @@ def test_no_room_is_refused_with_the_figures():
         match=r"takes up to 1024 MiB below /var/lib/llamafleet/build, and 1000 MiB are free there: free 24 MiB",
     ):
         _build_plan.check_disk(1024, 1000, "/var/lib/llamafleet/build")
+
+
+def test_a_cuda_build_links_where_no_driver_is_and_asks_for_no_library_that_happens_to_be_there():
+    cuda, cpu = request(backends=["cuda"], cuda_architectures=["89"]), request(backends=["cpu"])
+    assert cuda.options["CMAKE_EXE_LINKER_FLAGS"] == "-Wl,--allow-shlib-undefined"
+    assert cuda.optional["GGML_CUDA_NCCL"] == "OFF"
+    assert "CMAKE_EXE_LINKER_FLAGS" not in cpu.options
+    own = {"CMAKE_EXE_LINKER_FLAGS": "-fuse-ld=lld"}
+    more = request(backends=["cuda"], cuda_architectures=["89"], cmake_options=own)
+    assert more.options["CMAKE_EXE_LINKER_FLAGS"] == "-Wl,--allow-shlib-undefined -fuse-ld=lld"
+    assert request(backends=["cpu"], cmake_options=own).options["CMAKE_EXE_LINKER_FLAGS"] == "-fuse-ld=lld"

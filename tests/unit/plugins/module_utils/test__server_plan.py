@@ -10,7 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _plan, _server_instance
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _memory,
+    _plan,
+    _server_instance,
+    _server_log,
+)
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _server_plan as plan
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_instances
 
@@ -46,6 +51,64 @@ def test_a_prediction_has_the_published_size_of_the_caches(gemma):
     seen = plan.Planner(BUILD, [card()], {}).plan(item(cache_type_k="q8_0", cache_type_v="turbo4"), None)
     assert round(seen["kv_bytes"] / (1 << 20)) == 375
     assert seen["total_bytes"] > 17 * 10**9
+
+
+def logged(header, wanted, devices):
+    """Return the lines of the caches as the fork prints them (src/llama-kv-cache.cpp:427,456-462), and its buffers."""
+    budget = _memory.memory_budget(header, devices, plan.options_of(wanted), BUILD)
+    lines = []
+    for cache in budget["caches"]:
+        size, first, second = (
+            n / (1 << 20) for n in (cache["k_bytes"] + cache["v_bytes"], cache["k_bytes"], cache["v_bytes"])
+        )
+        lines.append(
+            f"llama_kv_cache: size = {size:7.2f} MiB ({cache['cells']:6d} cells, "
+            f"{len(cache['layers']):3d} layers,  1/1 seqs), "
+            f"K ({cache['type_k']}): {first:7.2f} MiB, V ({cache['type_v']}): {second:7.2f} MiB"
+        )
+    for name, part in budget["devices"].items():
+        place = "CPU" if name == "host" else name
+        for kind, key in (("model", "weights"), ("KV", "kv"), ("compute", "compute"), ("output", "output")):
+            lines.append(f"x: {place} {kind:>6} buffer size = {part[key] / (1 << 20):8.2f} MiB")
+    return "\n".join(f"{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("backend", "pair"),
+    [("cuda", "f16/f16"), ("cuda", "q8_0/q8_0"), ("cuda", "q8_0/turbo4"), ("cuda", "turbo4/turbo4"),
+     ("cuda", "turbo3/turbo3"), ("cuda", "turbo2/turbo2"), ("rocm", "turbo4/turbo4"), ("vulkan", "turbo3/turbo3")],
+)  # fmt: skip
+def test_a_prediction_stands_the_gate_with_every_cache_type(gemma, backend, pair):
+    # A turbo K has rotation matrices in its buffer, which the line of the cache leaves out.
+    device = {"name": "GPU0", "backend": backend, "total_bytes": 30 * GIB, "free_bytes": 30 * GIB}
+    type_k, type_v = pair.split("/")
+    wanted = item(backend=backend, cache_type_k=type_k, cache_type_v=type_v, env={"TURBO_AUTO_ASYMMETRIC": "0"})
+    seen = plan.Planner(BUILD, [dict(card(30, name="GPU0"), backend=backend)], {}).plan(wanted, None)
+    log = _server_log.parse_log(logged(gemma, wanted, [device]))
+    assert log["complete"] is True
+    assert _server_log.compare(log, seen)[0] == []
+
+
+@pytest.mark.parametrize("header", ["deepseek-v2-lite-real", "llama31-8b-real", "qwen36-27b-real"])
+def test_a_prediction_stands_the_gate_with_padded_rows_one_cache_and_recurrent_layers(monkeypatch, header):
+    with gzip.open(HEADER.with_name(f"{header}.json.gz"), "rt", encoding="utf-8") as handle:
+        model = {"file_bytes": 17 * 10**9, "header_bytes": 16 * 10**6, **json.load(handle)}
+    monkeypatch.setattr(plan, "read_header", lambda path, build: model)
+    wanted = item(cache_type_k="q8_0", cache_type_v="q8_0")
+    seen = plan.Planner(BUILD, [card(48)], {}).plan(wanted, None)
+    device = {"name": "CUDA0", "backend": "cuda", "total_bytes": 48 * GIB, "free_bytes": 48 * GIB}
+    lines = [line for line in logged(model, wanted, [device]).splitlines() if "K (f32)" not in line]
+    assert _server_log.compare(_server_log.parse_log("\n".join(lines)), {"kv_bytes": seen["kv_bytes"]})[0] == []
+
+
+def test_a_choice_of_caches_that_exist_only_with_flash_attention_asks_for_it(gemma):
+    wanted = item(ctx_size="auto", cache_type_k="auto", cache_type_v="auto")
+    plan.Planner(BUILD, [card(19)], {}).plan(wanted, None)
+    assert wanted["cache_type_v"] != "f16"
+    assert wanted["flash_attn"] == "on"
+    roomy = item(ctx_size=4096, cache_type_k="auto", cache_type_v="auto")
+    plan.Planner(BUILD, [card(48)], {}).plan(roomy, None)
+    assert (roomy["cache_type_v"], roomy["flash_attn"]) == ("f16", "auto")
 
 
 def test_auto_takes_the_largest_context_that_fits(gemma):

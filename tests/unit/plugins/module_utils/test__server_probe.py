@@ -148,6 +148,23 @@ def test_draining_is_bounded_and_says_so(server, capsys, answers, message):
     assert message in capsys.readouterr().out
 
 
+def test_draining_waits_for_a_server_that_is_at_a_long_prompt(server, monkeypatch):
+    # It answers /metrics only between two batches.
+    patient = server.client.request
+    monkeypatch.setattr(server.client, "request", lambda *words, timeout: patient(*words, timeout=0.1))
+    server.answers["/metrics"] = [(None, 0.3)] * 5 + [metrics(1), metrics(0)]
+    assert probe.drain(server.client, 30) == 0
+    assert len(server.seen) == 7
+
+
+def test_draining_a_server_that_never_answers_is_bounded(server, monkeypatch, capsys):
+    patient = server.client.request
+    monkeypatch.setattr(server.client, "request", lambda *words, timeout: patient(*words, timeout=0.1))
+    server.answers["/metrics"] = [(None, 0.3)]
+    assert probe.drain(server.client, 1) == 0
+    assert "drained for 1 s, whatever it works on is cut off" in capsys.readouterr().out
+
+
 def test_a_dead_server_has_nothing_to_drain(capsys):
     started = time.monotonic()
     assert probe.drain(probe.Client(port=9), 30) == 0
