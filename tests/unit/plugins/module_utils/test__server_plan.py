@@ -55,7 +55,7 @@ def test_a_prediction_has_the_published_size_of_the_caches(gemma):
 
 def logged(header, wanted, devices):
     """Return the lines of the caches as the fork prints them (src/llama-kv-cache.cpp:427,456-462), and its buffers."""
-    budget = _memory.memory_budget(header, devices, plan.options_of(wanted), BUILD)
+    budget = _memory.memory_budget(header, devices, plan.options_of(wanted), BUILD, wanted["environment"])
     lines = []
     for cache in budget["caches"]:
         size, first, second = (
@@ -86,6 +86,7 @@ def test_a_prediction_stands_the_gate_with_every_cache_type(gemma, backend, pair
     seen = plan.Planner(BUILD, [dict(card(30, name="GPU0"), backend=backend)], {}).plan(wanted, None)
     log = _server_log.parse_log(logged(gemma, wanted, [device]))
     assert log["complete"] is True
+    assert [cache["type_k"] for cache in log["caches"]] == [type_k, type_k]
     assert _server_log.compare(log, seen)[0] == []
 
 
