@@ -80,10 +80,12 @@ def logged(header, wanted, devices):
 )  # fmt: skip
 def test_a_prediction_stands_the_gate_with_every_cache_type(gemma, backend, pair):
     # A turbo K has rotation matrices in its buffer, which the line of the cache leaves out.
-    device = {"name": "GPU0", "backend": backend, "total_bytes": 30 * GIB, "free_bytes": 30 * GIB}
+    name = {"cuda": "CUDA0", "rocm": "ROCm0", "vulkan": "Vulkan0"}[backend]
+    device = {"name": name, "backend": backend, "total_bytes": 30 * GIB, "free_bytes": 30 * GIB}
     type_k, type_v = pair.split("/")
     wanted = item(backend=backend, cache_type_k=type_k, cache_type_v=type_v, env={"TURBO_AUTO_ASYMMETRIC": "0"})
-    seen = plan.Planner(BUILD, [dict(card(30, name="GPU0"), backend=backend)], {}).plan(wanted, None)
+    seen = plan.Planner(BUILD, [dict(card(30, name=name), backend=backend)], {}).plan(wanted, None)
+    assert seen is not None
     log = _server_log.parse_log(logged(gemma, wanted, [device]))
     assert log["complete"] is True
     assert [cache["type_k"] for cache in log["caches"]] == [type_k, type_k]
