@@ -325,7 +325,9 @@ def test_backends_that_the_build_lacks_leave_devices_out() -> None:
     rows = [{"name": "a", "model": "lfm2-1.2b-real", **FIXED}]
     row = only(plan(host("h", rows, [device("CUDA0", 8)], backends=[])))
     assert row["devices"] == []
-    assert row["warnings"][0] == "runs on the CPU: llama_build_backends leaves out CUDA0"
+    said, second_form = row["warnings"]
+    assert said == "runs on the CPU: llama_build_backends leaves out CUDA0"
+    assert "CPU_REPACK" in second_form
     assert only(plan(host("h", rows, [device("CUDA0", 8)], backends=["cuda"])))["devices"] == ["CUDA0"]
     assert only(plan(host("h", [{**rows[0], "backend": "cpu"}], [device("CUDA0", 8)])))["devices"] == []
 
