@@ -318,12 +318,17 @@ def _measure(s: Setup, known: Sequence[int], n_seq: int) -> _Template:
 
 def _lay_out_general(s: Setup, support: _Support) -> _Template:
     """With the repeated layers folded where they are allocated alike."""
-    fold = _graphs.fold(_graphs.signatures(s, _graphs.count_layers(s.model.hparams)))
-    if fold is not None:
+    layers = _graphs.signatures(s, _graphs.count_layers(s.model.hparams))
+    for plain in (True, False) if all(layer.plain for layer in layers) else (False,):
+        fold = _graphs.fold(layers, plain)
+        if fold is None:
+            break
         try:
             return lay_out(s, support, fold)
+        except gg.CannotRunError:
+            raise  # the tensor is in the whole graph too
         except (gg.NotPeriodicError, gg.SplitInputsError):
-            pass  # an error is told of the whole graph only
+            continue  # an error is told of the whole graph only
     return lay_out(s, support)
 
 

@@ -60,6 +60,10 @@ class SplitInputsError(Exception):
     """GGML_ASSERT(n_inputs < GGML_SCHED_MAX_SPLIT_INPUTS): the program aborts."""
 
 
+class CannotRunError(SplitInputsError):
+    """A tensor lies in a buffer whose device cannot run the operation on it: the program aborts."""
+
+
 _NO_SOURCES: list[T] = []  # of leafs; never written to
 
 
@@ -363,7 +367,7 @@ class Scheduler:
         if buf != NOWHERE:
             backend = self._of_buffer(buf, t)
             if backend == NOWHERE:
-                raise SplitInputsError(f"a pre-allocated tensor cannot run {t.op}")
+                raise CannotRunError(f"a pre-allocated tensor cannot run {t.op}")
             return backend
         if t.flags & INPUT:
             return self.cpu
@@ -921,6 +925,8 @@ class Fold(NamedTuple):
     kept: tuple[int, ...]
     order: tuple[int, ...]  # of every layer, the position in `kept` of the one that is like it
     alike: tuple[tuple[int, int], ...]  # positions of layers that must come out alike
+    computes: tuple[bool, ...]  # of the kept layers, whether each has operations of its own
+    plain: bool  # whether no layer that stands for another may change the device while it runs
 
 
 def check_inputs(g: Graph, scheduler: Scheduler) -> None:
@@ -942,9 +948,11 @@ def lay_out(
     alike: list[tuple[int, int]] = []
     if fold is not None:
         # part 0 is what comes before the layers, the last one what comes after them
+        if any(here == behind for here, behind, own in zip(marks, marks[1:], fold.computes) if own):
+            raise NotPeriodicError
         order = [0, *[position + 1 for position in fold.order], len(marks)]
         alike = [(a + 1, b + 1) for a, b in fold.alike]
-        _check_copies(scheduler, marks, order)
+        _check_copies(scheduler, marks, order, fold.plain)
     if scheduler.cpu:
         # a mark lies behind the node before it, and before the copies that a split at the mark begins with
         where = {id(t): i for i, t in enumerate(nodes)}
@@ -954,11 +962,13 @@ def lay_out(
     return [recorder.program(buffer, positions, order, alike) for buffer in range(len(padded))]
 
 
-def _check_copies(scheduler: Scheduler, marks: Sequence[int], order: Sequence[int]) -> None:
+def _check_copies(scheduler: Scheduler, marks: Sequence[int], order: Sequence[int], plain: bool) -> None:
     """A copy made ahead for a layer that is left out would be missing, and so would one that lives to the end."""
     times = Counter(order)
     for start, uses in scheduler.copied:
         made = bisect.bisect_right(marks, start)
+        if plain and times[made] > 1:
+            raise NotPeriodicError
         for use in uses:
             used = bisect.bisect_right(marks, use)
             if (times[made] > 1 or times[used] > 1) and (made != used or scheduler.n_copies > 1):

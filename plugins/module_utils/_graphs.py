@@ -2171,18 +2171,42 @@ _NUMBERED: Mapping[str, Callable[[HParams, int], Any]] = {
 }
 
 
-def _tensor_kinds(s: Any) -> list[int]:
-    """For each layer a number; equal ones have tensors that are alike to the graph and lie alike."""
+class LayerKind(NamedTuple):
+    """What a layer's part of the graph depends on; layers with equal ones have equal parts."""
+
+    own: Any
+    shares: Any  # of that what decides which tensors of the whole graph it uses: masks, positions
+    place: Any  # of that where its operations run
+    # whether all of it is on one device, so that nothing but its input is copied for it
+    plain: bool = True
+    # whether its operations come with those of the next layer, because nothing asks for them earlier
+    silent: bool = False
+    # whether the last of them, which always do, use a tensor of the whole graph
+    late: bool = False
+
+
+class _Tensors(NamedTuple):
+    """The tensors of a layer as far as the graph tells them apart, in numbers that are equal for equal ones."""
+
+    alike: int
+    names: int  # the names alone, with the device of each
+    devices: frozenset[int]
+    attends: bool
+
+
+def _tensor_kinds(s: Any) -> list[_Tensors]:
+    """For each layer what its tensors are to the graph and where they lie."""
     memo = s.model.memo
     exact = any(not d.is_cuda for d in s.placement.devices)  # Vulkan judges tensors by their size
     key = ("tensor kinds", s.weights_key)
-    result: list[int] | None = memo.get(key)
+    result: list[_Tensors] | None = memo.get(key)
     if result is None:
         devices, where = s.placement.devices, s.weights.where
         numbers = memo.setdefault("tensor kinds", {})
         result = []
         for layer, tensors in zip(s.placement.layers, s.model.by_layer):
             alike = []
+            names = []
             for kind, t in tensors.items():
                 owner = where.get(t.name)
                 if owner is None:
@@ -2191,13 +2215,21 @@ def _tensor_kinds(s: Any) -> list[int]:
                 # a type matters where a device cannot use it, and where the tensor may be copied to one
                 sized = exact or (devices and (device < 0 or device != layer)) or t.type in _NOT_MULTIPLIED
                 alike.append((kind, t.dims, device, t.type if sized else ""))
-            result.append(numbers.setdefault(tuple(alike), len(numbers)))
+                names.append((kind, device))
+            result.append(
+                _Tensors(
+                    numbers.setdefault(tuple(alike), len(numbers)),
+                    numbers.setdefault(tuple(names), len(numbers)),
+                    frozenset(device for kind, device in names),
+                    any(kind.startswith("attn_q") for kind, device in names),
+                )
+            )
         memo[key] = result
     return result
 
 
-def signatures(s: Any, n_layer: int) -> list[Any]:
-    """For each layer everything that its part of the graph depends on; equal ones have equal parts."""
+def signatures(s: Any, n_layer: int) -> list[LayerKind]:
+    """For each layer everything that its part of the graph depends on."""
     h: HParams = s.model.hparams
     p = s.placement
     tensors = _tensor_kinds(s)
@@ -2205,75 +2237,123 @@ def signatures(s: Any, n_layer: int) -> list[Any]:
     number = _NUMBERED.get(h.arch)
     rope = SPECS[h.arch].rope if h.arch in SPECS else ""
     caches = {layer.il: (cache.kind, layer[1:]) for cache in s.caches for layer in cache.layers}
-    return [
-        (
-            tensors[il],
-            p.layers[il],
-            caches.get(il),
+    kv_here = s.options["kv_offload"] and min(p.layers) >= 0
+    kinds = []
+    for il in range(n_layer):
+        weights, cache = tensors[il], caches.get(il)
+        place = (p.layers[il], weights.devices, tuple(il in layers for layers in s.fa_unsupported))
+        shares = (
+            place,
+            weights.names,
+            cache[0] if cache else None,
             h.swa[il],
             h.recurrent[il],
+            tuple(v[il] for v in lists),
+            number(h, il) if number else None,
+            (il + 1) % 4 == 0 or (rope == "step0" and il % 4 == 0) if rope.startswith("step") else None,
+        )
+        own = (
+            shares,
+            weights.alike,
+            cache,
             h.head_k[il],
             h.head_v[il],
             h.n_head[il],
             h.n_head_kv[il],
             h.n_ff[il],
-            tuple(v[il] for v in lists),
-            tuple(il in layers for layers in s.fa_unsupported),
-            number(h, il) if number else None,
-            (il + 1) % 4 == 0 or (rope == "step0" and il % 4 == 0) if rope.startswith("step") else None,
             il == n_layer - 1,
         )
-        for il in range(n_layer)
-    ]
+        kinds.append(
+            LayerKind(
+                own,
+                shares,
+                place,
+                plain=not p.devices or (kv_here and weights.devices == {p.layers[il]} and not any(place[2])),
+                silent=not h.recurrent[il] and not weights.attends,
+                late=bool(h.n_embd_per_layer) or number is not None,
+            )
+        )
+    return kinds
 
 
 _NOT_MULTIPLIED = frozenset(["F64", "I8", "I16", "I32", "I64", "Q8_1", "TQ1_0", "TQ2_0"])
 
 
-def fold(layers: Sequence[Any]) -> gg.Fold | None:
-    """Leave out layers that others stand for, or None where there are none."""
-    number: dict[Any, int] = {}
-    return _fold(tuple([number.setdefault(layer, len(number)) for layer in layers]))
+def fold(layers: Sequence[LayerKind], plain: bool) -> gg.Fold | None:
+    """Leave out layers that others stand for, or None where there are none.
+
+    What happens in the buffers while a layer runs follows from its kind, from the layer in front of it, whose last
+    operations come with its own, and from where the one behind it runs. A layer that computes nothing by itself
+    leaves all of its operations to the one behind it: then those of the layers in front of both are among them too.
+    Where not all layers are plain, copies for one layer are made while another one runs: then two layers in front
+    count, and the kind of the one behind.
+
+    Beyond this there is only what layers share, as masks: it is made for the first layer that uses it and freed after
+    the last one. These stay, and so do those that their operations reach into; of all others one of each kind and
+    neighbours is enough.
+    """
+
+    def numbered(values: Sequence[Any]) -> tuple[int, ...]:
+        number: dict[Any, int] = {}
+        return tuple([number.setdefault(value, len(number)) for value in values])
+
+    kinds = numbered([layer.own for layer in layers])
+    silent = tuple([layer.silent for layer in layers])
+    if not plain:
+        return _fold(kinds, kinds, kinds, silent, plain)
+    shares = numbered([layer.shares for layer in layers])
+    late = any(layer.late for layer in layers)
+    return _fold(kinds, shares, numbered([layer.place for layer in layers]), silent, plain, late)
 
 
 @functools.lru_cache(maxsize=256)
-def _fold(kinds: tuple[int, ...]) -> gg.Fold | None:
-    """Fold layers of these kinds.
-
-    What happens in the buffers while a layer runs follows from its kind and those of its neighbours: results of a
-    layer are used in the next one at most, and a layer's last operations are computed in the next one or the one
-    behind that. Beyond this there is only what all layers share, as masks: it is made for the first layer of a kind
-    and freed after the last one. These stay, and so do those behind them; of all others one of each kind and
-    neighbours is enough.
-    """
+def _fold(
+    kinds: tuple[int, ...],
+    shares: tuple[int, ...],
+    places: tuple[int, ...],
+    silent: tuple[bool, ...],
+    plain: bool,
+    late: bool = False,
+) -> gg.Fold | None:
+    """Fold layers of these kinds; what a late layer is the first to use may be made with the next one's operations."""
     count = len(kinds)
-    padded = (-1, -1, *kinds, -1)
-    around = [padded[il : il + 4] for il in range(count)]
-    ends = {kinds.index(kind) for kind in kinds} | {count - 1 - kinds[::-1].index(kind) for kind in kinds}
-    inner = [not ends & {il, il - 1, il - 2} for il in range(count)]
-    left = Counter(around[il] for il in range(count) if inner[il])
-    kept = []
+    before = 1 if plain else 2
+    # the layers whose operations may come with the next layer's
+    tails: list[tuple[int, ...]] = [(-1,)]
+    for il, nothing in enumerate(silent):
+        length = max(len(tails[-1]) if nothing else 0, before - 1)
+        tails.append((*tails[-1][len(tails[-1]) - length :], kinds[il]))
+    windows = [(tails[il], kinds[il], places[il + 1] if il + 1 < count else -1) for il in range(count)]
+    first = {shares.index(share) for share in shares}
+    last = {count - 1 - shares[::-1].index(share) for share in shares}
+    inner = [
+        last.isdisjoint(range(il - len(tails[il]), il + 1))
+        and first.isdisjoint(range(il - len(tails[il]) - late, il + 1))
+        for il in range(count)
+    ]
+    left = Counter(windows[il] for il in range(count) if inner[il])
+    kept = [0]
     il = 0
-    while il < count:
-        # Go on with the farthest layer that has the same neighbours in front, if others stand for those between.
-        end, spared = il, left.copy()
-        after = il
-        while after < count and inner[after] and spared[around[after]] > 1:
-            spared[around[after]] -= 1
+    while il < count - 1:
+        # Go on with the farthest layer that fits behind this one, if others stand for those between.
+        end = after = il + 1
+        spared = left.copy()
+        while after < count - 1 and inner[after] and spared[windows[after]] > 1:
+            spared[windows[after]] -= 1
             after += 1
-            if after < count and around[after][:3] == around[il][:3]:
+            if tails[after] == tails[il + 1] and places[after] == places[il + 1]:
                 end = after
-        for skipped in range(il, end):
-            left[around[skipped]] -= 1
+        for skipped in range(il + 1, end):
+            left[windows[skipped]] -= 1
         kept.append(end)
-        il = end + 1
+        il = end
     if len(kept) == count:
         return None
     stands: dict[Any, int] = {}
     alike = []
     for position, il in enumerate(kept):
-        if inner[il] and stands.setdefault(around[il], position) != position:
-            alike.append((stands[around[il]], position))
+        if inner[il] and stands.setdefault(windows[il], position) != position:
+            alike.append((stands[windows[il]], position))
     own = {il: position for position, il in enumerate(kept)}
-    order = [own[il] if il in own else stands[around[il]] for il in range(count)]
-    return gg.Fold(tuple(kept), tuple(order), tuple(alike))
+    order = [own[il] if il in own else stands[windows[il]] for il in range(count)]
+    return gg.Fold(tuple(kept), tuple(order), tuple(alike), tuple([not silent[il] for il in kept]), plain)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import pytest
@@ -148,8 +149,11 @@ def test_digits_of_a_size_may_be_negative():
         gg.terms(gg.SWA_CELLS * gg.SWA_CELLS)
 
 
-def ladder(layers):
-    """Layers of two results, one of which lives on in the next layer, and where each of them starts."""
+def ladder(layers, tail=False):
+    """Layers of two results, one of which lives on in the next layer, and where each of them starts.
+
+    With a tail each layer leaves its last operation to the next one.
+    """
     x = gg.new("f32", 256)
     x.flags = gg.INPUT
     g = gg.Graph()
@@ -160,30 +164,43 @@ def ladder(layers):
         wide = gg.op("norm", (1024, 1, 1, 1), cur)
         cur = gg.op("concat", (256, 1, 1, 1), wide, cur)
         g.expand(cur)
+        if tail:
+            cur = gg.op("norm", (512, 1, 1, 1), cur)
     starts.append(len(g.nodes))
     g.expand(gg.op("norm", (4096, 1, 1, 1), cur))
     return g, starts
 
 
+def layers_of(kinds, **more):
+    """One layer for each letter, all of them in one place."""
+    return [graphs.LayerKind(kind, kind, 0, **more) for kind in kinds]
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize(("plain", "built"), [(True, 4), (False, 5)])
 @pytest.mark.parametrize("times", [7, 8, 9, 14, 40])
-def test_repeated_layers_need_not_be_built(times):
-    fold = graphs.fold("a" * times)
-    assert len(fold.kept) == 5
+def test_repeated_layers_need_not_be_built(times, plain, built, tail):
+    fold = graphs.fold(layers_of("a" * times), plain)
+    assert len(fold.kept) == built
     scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
-    g, starts = ladder(len(fold.kept))
+    g, starts = ladder(len(fold.kept), tail)
     folded = gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, fold)[0].peak(32, (1,))
-    assert folded == on_cpu(ladder(times)[0]).sizes[0]
+    assert folded == on_cpu(ladder(times, tail)[0]).sizes[0]
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["a", "b", "aab", "abc", "aaaaab"]), min_size=1, max_size=20).map("".join))
-def test_a_layer_stands_for_those_with_its_kind_and_neighbours_only(kinds):
-    fold = graphs.fold(kinds)
+@given(
+    st.lists(st.sampled_from(["a", "b", "aab", "abc", "aaaaab"]), min_size=1, max_size=20).map("".join), st.booleans()
+)
+def test_a_layer_stands_for_those_with_its_kind_and_neighbours_only(kinds, plain):
+    fold = graphs.fold(layers_of(kinds), plain)
     if fold is None:
         return
 
     def around(layers, at):
-        return ("--" + layers + "-")[at : at + 4]
+        """A plain layer depends on the one in front of it, others on two and on the one behind."""
+        padded = "--" + layers + "-"
+        return padded[at + 1 : at + 3] if plain else padded[at : at + 4]
 
     built = "".join(kinds[il] for il in fold.kept)
     assert len(fold.order) == len(kinds)
@@ -192,6 +209,55 @@ def test_a_layer_stands_for_those_with_its_kind_and_neighbours_only(kinds):
         if fold.kept[position] != il:
             assert built[:position].count(kinds[il]) > 0
             assert built[position + 1 :].count(kinds[il]) > 0
+
+
+def test_layers_that_share_the_same_tensors_are_first_and_last_together():
+    alike = [graphs.LayerKind(kind, "mask", 0) for kind in "abababababab"]
+    apart = layers_of("abababababab")
+    assert len(graphs.fold(alike, True).kept) < len(graphs.fold(apart, True).kept)
+
+
+def test_what_a_late_layer_is_the_first_to_use_reaches_one_layer_further():
+    assert graphs.fold(layers_of("aaaaaaaa", late=True), True).kept[:3] == (0, 1, 2)
+    assert graphs.fold(layers_of("aaaaaaaa"), True).kept[:3] != (0, 1, 2)
+
+
+def test_a_layer_behind_a_silent_one_depends_on_two():
+    silent = {kind: graphs.LayerKind(kind, "x", 0, silent=kind == "s") for kind in "abs"}
+    fold = graphs.fold([silent[kind] for kind in "asasasasbsbsbsbsasasasas"], True)
+    for il, position in enumerate(fold.order):
+        real, stands = "--asasasasbsbsbsbsasasasas"[il : il + 3], fold.kept[position]
+        assert "--asasasasbsbsbsbsasasasas"[stands : stands + 3] == real
+
+
+def test_the_place_of_the_next_layer_counts():
+    kinds = [graphs.LayerKind("a", "a", place) for place in "0000000011111111"]
+    fold = graphs.fold(kinds, True)
+    assert fold.kept[fold.order[7]] == 7  # the last one in front of the other device
+
+
+def test_a_layer_without_operations_is_not_folded_unless_that_is_known():
+    """Were its operations those of the next layer, another one would stand for both."""
+    g, starts = ladder(4)
+    starts[2] = starts[1]
+    fold = graphs.fold(layers_of("a" * 9), True)
+    scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
+    with pytest.raises(gg.NotPeriodicError):
+        gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, fold)
+
+
+def test_a_plain_layer_that_changes_the_device_is_not_folded():
+    """An operation that the device lacks: its inputs are copied while another layer runs."""
+    fold = graphs.fold(layers_of("a" * 9), True)
+    for lacks in ("concat", ""):
+        g, starts = ladder(4)
+        for node in g.nodes:
+            if node.op == "norm":
+                node.src.append(gg.new("f32", 1))
+                node.src[-1].weight, node.src[-1].buf = True, 0
+        scheduler = gg.Scheduler(1, lambda backend, t, lacks=lacks: t.op != lacks, True, False)
+        with pytest.raises(gg.NotPeriodicError) if lacks else contextlib.nullcontext():
+            gg.lay_out(g, scheduler, [True, False], gg.Judgements((1,)), starts, fold)
 
 
 def test_layers_that_are_not_alike_are_not_folded():
@@ -206,8 +272,9 @@ def test_layers_that_are_not_alike_are_not_folded():
         g.expand(cur)
     starts.append(len(g.nodes))
     scheduler = gg.Scheduler(0, lambda backend, t: True, True, False)
+    fold = gg.Fold((0, 1, 2, 8), (0, 1, 2, 2, 2, 3), (), (True,) * 4, True)
     with pytest.raises(gg.NotPeriodicError):
-        gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, gg.Fold((0, 1, 2, 8), (0, 1, 2, 2, 2, 3), ()))
+        gg.lay_out(g, scheduler, [False], gg.Judgements((1,)), starts, fold)
 
 
 def test_an_empty_block_within_what_is_freed_stays_behind_it():
