@@ -21,6 +21,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils._ggml import
 from ansible_collections.llamafleet.turboquant.plugins.module_utils._hparams import HParams, words
 
 SOFTMAX, SIGMOID, SOFTMAX_WEIGHT = 1, 2, 3  # llama_expert_gating_func_type
+CHAMELEON_IMAGE_TOKENS = 8196 - 4  # src/models/chameleon.cpp: img_token_end_idx - img_token_start_idx
 
 
 class Spec(NamedTuple):
@@ -812,6 +813,9 @@ class Builder:
             cur = gg.like("scale", cur)
         if spec.softcap and self._softcap():
             cur = gg.like("scale", self.unary(gg.like("scale", cur)))
+        if h.arch == "chameleon":
+            # the logits of image tokens are overwritten, in a second copy of all (src/models/chameleon.cpp)
+            cur = gg.like("set", cur, gg.clamp(gg.new("f32", CHAMELEON_IMAGE_TOKENS)))
         cur.flags |= gg.OUTPUT
         self.g.expand(cur)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 
 import pytest
@@ -260,3 +261,44 @@ def test_the_second_form_is_at_most_that_of_all_weights_that_are_multiplied():
     assert told
     assert int(told[1]) == round(most / (1 << 20)) > 0
     assert not any(t.name == "token_embd.weight" and t.op == "mul_mat" for t in model.tensors)
+
+
+def chameleon():
+    """The model of this architecture that the fork's test-llama-archs makes, with 14 layers."""
+    wide, layers, vocab = 256, 14, 10240
+    shapes = {
+        **{f"attn_{side}.weight": [wide, wide] for side in ("q", "k", "v", "output")},
+        **{f"attn_{side}_norm.{part}": [128, 2] for side in "qk" for part in ("weight", "bias")},
+        **{f"attn_{side}.bias": [wide] for side in "qkv"},
+        **{f"{side}_norm.weight": [wide] for side in ("attn", "ffn")},
+        **{f"ffn_{side}.weight": [wide, 384] for side in ("gate", "up")},
+        "ffn_down.weight": [384, wide],
+    }
+    tensors = {
+        "token_embd.weight": [wide, vocab],
+        "output_norm.weight": [wide],
+        "output.weight": [wide, vocab],
+        **{f"blk.{il}.{name}": dims for il in range(layers) for name, dims in shapes.items()},
+    }
+    counts = {"vocab_size": vocab, "context_length": 128, "embedding_length": wide, "block_count": layers}
+    counts.update({"feed_forward_length": 384, "attention.head_count": 2, "attention.head_count_kv": 2})
+    return {
+        "architecture": "chameleon",
+        "metadata": {f"chameleon.{name}": count for name, count in counts.items()},
+        "tensors": [[name, dims, "F32", 4 * math.prod(dims)] for name, dims in tensors.items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "mib"),
+    [
+        ({"ctx_size": 4096}, 48.54),
+        ({"ctx_size": 2048, "flash_attn": "off"}, 45.54),
+        ({"ctx_size": 8192, "cache_type_k": "q8_0", "cache_type_v": "turbo4"}, 56.54),
+        ({"ctx_size": 1024, "ubatch_size": 64, "parallel": 3}, 5.38),
+    ],
+)
+def test_chameleon_overwrites_its_image_tokens_in_a_second_copy_of_the_logits(options, mib):
+    """Measured with llama-fit-params of 69d8e4be, which prints two decimals."""
+    result = _memory.memory_budget(chameleon(), [], {**options, "program": "llama-fit-params"})
+    assert result["devices"]["host"]["compute"] / (1 << 20) == pytest.approx(mib, abs=0.0051)
