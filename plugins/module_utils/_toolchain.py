@@ -180,8 +180,9 @@ RELEASES: Mapping[int, Release] = {
         cuda=CudaRepository(
             key="D42D0685.pub",
             fingerprint=_KEY_UNTIL_42,
-            versions={"x86_64": ("13.0", "13.1"), "sbsa": ("13.0", "13.1")},
-            source=f"{_NVIDIA_REPOS}: fedora42 carries CUDA up to 13.1",
+            versions={"x86_64": ("13.0", "13.1"), "sbsa": ()},
+            source=f"{_NVIDIA_REPOS}: fedora42 carries CUDA up to 13.1; its sbsa side has no toolkit "
+            "(index of 2026-05-12)",
         ),
         source=_PFO,
         remarks=(
@@ -201,8 +202,9 @@ RELEASES: Mapping[int, Release] = {
         cuda=CudaRepository(
             key="1940C73E.pub",
             fingerprint="",
-            versions={"x86_64": ("13.2",), "sbsa": ("13.2",)},
-            source=f"{_NVIDIA_REPOS}: fedora43 carries CUDA 13.2.0 to 13.2.2 only",
+            versions={"x86_64": ("13.2",), "sbsa": ()},
+            source=f"{_NVIDIA_REPOS}: fedora43 carries CUDA 13.2.0 to 13.2.2 only; its sbsa side has no toolkit "
+            "(index of 2026-05-12)",
         ),
         source=_PFO,
     ),
@@ -217,7 +219,8 @@ RELEASES: Mapping[int, Release] = {
             key="73CD9B30.pub",
             fingerprint="129994480EC63D2789BC98E490DFED2F73CD9B30",
             versions={"x86_64": ("13.3", "13.4"), "sbsa": ()},
-            source=f"{_NVIDIA_REPOS}: fedora44 carries CUDA 13.3 and 13.4; its sbsa side is nearly empty",
+            source=f"{_NVIDIA_REPOS}: fedora44 carries CUDA 13.3 and 13.4; its sbsa side has no toolkit "
+            "(index of 2026-09-30)",
         ),
         source=_PFO,
     ),
@@ -594,7 +597,7 @@ def _empty_plan(number: int, release: Release, backend: str, method: str, draft:
 
 def _cuda_works(release: Release, capabilities: Sequence[str], driver: str | None, machine: str) -> list[str]:
     """Say which CUDA versions would do on the release, in the words of the options that ask for them."""
-    native, patched = [], []
+    native, elsewhere, patched = [], [], []
     for cuda in CUDAS:
         verdict = cuda_verdict(release, cuda, machine)
         if _target_problem(cuda, capabilities) or driver_problem(cuda, driver):
@@ -610,11 +613,15 @@ def _cuda_works(release: Release, capabilities: Sequence[str], driver: str | Non
         works.append(f"CUDA {', '.join(patched)} with its header patched (header_patch) and a repository that has it")
     if any(not _target_problem(cuda, capabilities) and not driver_problem(cuda, driver) for cuda in CUDAS):
         works.append("the method conda, which brings its own compiler and C library")
+        elif verdict["state"] == "elsewhere":
+            elsewhere.append(cuda)
     return works
 
 
 def _choose_cuda(
     release: Release,
+    if elsewhere:
+        works.append(f"CUDA {', '.join(elsewhere)} from a repository of your own that has it (cuda_repository)")
     wanted: str,
     capabilities: Sequence[str],
     driver: str | None,

@@ -124,7 +124,15 @@ def test_auto_takes_the_newest_that_works(fedora, options, version):
     ("fedora", "options", "reason", "would_work"),
     [
         (45, {}, "were not known when this table was made", "cuda_repository"),
+        (42, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
+        (43, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
         (44, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
+        (
+            44,
+            {"machine": "aarch64", "gpu_targets": ["12.1"]},
+            "carries no CUDA toolkit for aarch64",
+            "CUDA 13.2, 13.3, 13.4, 13.5 from a repository of your own that has it (cuda_repository)",
+        ),
         (44, {"gpu_targets": ["7.0"]}, "no longer builds for compute capability 7.0 (V100)", "conda"),
         (42, {"gpu_targets": ["7.0"]}, "no longer builds", "CUDA 12.8, 12.9 with its header patched"),
         (43, {"driver_version": "575.51.03"}, "driver 575.51.03 is too old for CUDA 13.2", "conda"),
