@@ -59,6 +59,17 @@ TABLE: list[Row] = [
         DEFAULT_NUMBER,
         DEFAULT_NUMBER,
         "note",
+        "before ggml-org/llama.cpp#22936 argsort.cu and top-k.cu do not compile with the CCCL 3.4 of CUDA 13.4 by "
+        "themselves: the role toolchain sets CMAKE_CUDA_FLAGS to `-include cuda/iterator` from CUDA 13.3 on, and a "
+        "toolchain of one's own has to",
+        "ggml-org/llama.cpp#22936, ggml-org/ggml#1624; compiled with CCCL 3.1 to 3.5",
+        backends=("cuda",),
+    ),
+    Row(
+        FORK,
+        DEFAULT_NUMBER,
+        DEFAULT_NUMBER,
+        "note",
         "Gemma 4: the fixes for text of ggml-org/llama.cpp#21326 to #21760, for audio (#21421) and NVFP4 (#21971) "
         "are in it; #22420, the 12B model (#24082, #24088, #24118), multi-token prediction (#23398, #24282), NVFP4 "
         "#22804 and the attention tuning #29152 are not",

@@ -252,6 +252,15 @@ CUDAS: Mapping[str, Cuda] = {
     "13.4": Cuda(16, "580", _HOST_CONFIG.format("13.4.92")),
     "13.5": Cuda(16, "580", _HOST_CONFIG.format("13.5.37")),
 }
+
+# Trees of llama.cpp of January to May 2026, the default pin among them, use cuda/iterator without including it. Up to
+# CUDA 13.3 other headers bring it; with the CCCL 3.4 of 13.4 argsort.cu and top-k.cu end with `namespace "cuda" has no
+# member "make_strided_iterator"`. Seen with nvcc 13.3.73, g++ 15 and CCCL 3.1.4 to 3.5.0, with and without the flag.
+# From 13.3 on, where others met the error too; CUDA before 13.1 has no such header.
+CUDA_INCLUDE_SINCE = (13, 3)
+CUDA_INCLUDE = "-include cuda/iterator"
+_INCLUDE_SOURCE = "ggml-org/llama.cpp#22936 (2026-05), ggml-org/ggml#1624"
+
 _DRIVERS_SOURCE = "docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"
 
 # The C library's prototypes that clash with CUDA's own: since which glibc, and the first CUDA that gives way. No
@@ -604,24 +613,24 @@ def _cuda_works(release: Release, capabilities: Sequence[str], driver: str | Non
             continue
         if verdict["state"] == "packages":
             native.append(cuda)
+        elif verdict["state"] == "elsewhere":
+            elsewhere.append(cuda)
         elif verdict["state"] == "patch":
             patched.append(cuda)
     works = []
     if native:
         works.append(f"CUDA {', '.join(native)} from NVIDIA's repository for this release")
+    if elsewhere:
+        works.append(f"CUDA {', '.join(elsewhere)} from a repository of your own that has it (cuda_repository)")
     if patched:
         works.append(f"CUDA {', '.join(patched)} with its header patched (header_patch) and a repository that has it")
     if any(not _target_problem(cuda, capabilities) and not driver_problem(cuda, driver) for cuda in CUDAS):
         works.append("the method conda, which brings its own compiler and C library")
-        elif verdict["state"] == "elsewhere":
-            elsewhere.append(cuda)
     return works
 
 
 def _choose_cuda(
     release: Release,
-    if elsewhere:
-        works.append(f"CUDA {', '.join(elsewhere)} from a repository of your own that has it (cuda_repository)")
     wanted: str,
     capabilities: Sequence[str],
     driver: str | None,
@@ -824,6 +833,9 @@ def _finish_cuda(plan: dict[str, Any], draft: _Draft, capabilities: Sequence[str
     plan["environment"] = dict(CUDA_ENVIRONMENT)
     plan["cmake_options"]["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
     plan["cmake_options"]["CMAKE_CUDA_HOST_COMPILER"] = plan["host_compiler"]
+    if _pair(version) >= CUDA_INCLUDE_SINCE:
+        plan["cmake_options"]["CMAKE_CUDA_FLAGS"] = CUDA_INCLUDE
+        draft.because(_INCLUDE_SOURCE)
 
 
 def cuda_run_packages(version: str) -> list[str]:

@@ -177,6 +177,24 @@ def test_an_older_toolkit_leaves_out_what_it_cannot_build():
     assert got["architectures"] == ["75-virtual", "80-virtual", "86-real", "89-real", "120a-real"]
 
 
+@pytest.mark.parametrize(
+    ("cuda", "flags"),
+    [
+        ("12.9", None),
+        ("13.1", None),
+        ("13.2", None),
+        ("13.3", "-include cuda/iterator"),
+        ("13.5", "-include cuda/iterator"),
+    ],
+)
+@pytest.mark.parametrize("method", ["packages", "conda"])
+def test_a_cuda_whose_headers_bring_no_iterators_has_them_included(cuda, flags, method):
+    got = plan(44, method=method, cuda_version=cuda, cuda_available=[cuda], gpu_targets=["8.9"])
+    if cuda == "12.9" and method == "packages":
+        assert not got["supported"]  # no compiler; the flags of a refusal do not matter
+    assert got["cmake_options"].get("CMAKE_CUDA_FLAGS") == flags
+
+
 def test_what_would_override_the_host_compiler_is_emptied():
     got = plan(44, gpu_targets=["8.9"])
     assert got["environment"] == dict.fromkeys(
