@@ -55,8 +55,8 @@ _interrupted = threading.Event()
 def side_by_side(*jobs: Callable[[], None]) -> None:
     """Run jobs at the same time, and wait for all. Ctrl-C ends their commands, and none of them begins another."""
     with futures.ThreadPoolExecutor(len(jobs)) as pool:
-        begun = [pool.submit(job) for job in jobs]
         try:
+            begun = [pool.submit(job) for job in jobs]
             for job in begun:
                 job.result()
         except KeyboardInterrupt:

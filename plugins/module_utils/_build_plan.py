@@ -68,6 +68,9 @@ RESERVED = {
 # Variables of CMake that list the GPUs of a build.
 GPU_LISTS = ("CMAKE_CUDA_ARCHITECTURES", "CMAKE_HIP_ARCHITECTURES", "GPU_TARGETS", "AMDGPU_TARGETS")
 
+# Flags that the recipe or the toolchain needs; what the inventory sets there is added and does not replace them.
+ADDED_FLAGS = ("CMAKE_CUDA_FLAGS", "CMAKE_EXE_LINKER_FLAGS")
+
 # K/V pairs of cache types whose CUDA and HIP kernels are in every build of the fork, and the types whose
 # pairs GGML_CUDA_FA_ALL_QUANTS adds (read in ggml-cuda/fattn.cu of commit 69d8e4be: the kernels that are
 # compiled, not the wider support test, which lets through pairs that abort).
@@ -427,9 +430,9 @@ def make_request(
             if name in GPU_LISTS and "native" in text:
                 raise BuildError(f"{origin} sets {name} to {text!r}: it must name the GPUs, never the builder's own")
             optional.pop(name, None)
-            # Flags of the linker come on top of those that the build needs.
-            needed = options.get(name) if name == "CMAKE_EXE_LINKER_FLAGS" else None
-            options[name] = f"{needed} {text}" if needed and needed not in text.split() else text
+            # Flags come on top of those that the build needs.
+            needed = options.get(name) if name in ADDED_FLAGS else None
+            options[name] = f"{needed} {text}" if needed and needed not in text else text
     return Request(
         source=source,
         backends=kinds,

@@ -59,6 +59,17 @@ TABLE: list[Row] = [
         DEFAULT_NUMBER,
         DEFAULT_NUMBER,
         "note",
+        "before ggml-org/llama.cpp#22936 argsort.cu and top-k.cu do not compile with the CCCL 3.4 of CUDA 13.4 by "
+        "themselves: the role toolchain sets CMAKE_CUDA_FLAGS to `-include cuda/iterator` from CUDA 13.3 on, and a "
+        "toolchain of one's own has to",
+        "ggml-org/llama.cpp#22936, ggml-org/ggml#1624; compiled with CCCL 3.1 to 3.5",
+        backends=("cuda",),
+    ),
+    Row(
+        FORK,
+        DEFAULT_NUMBER,
+        DEFAULT_NUMBER,
+        "note",
         "Gemma 4: the fixes for text of ggml-org/llama.cpp#21326 to #21760, for audio (#21421) and NVFP4 (#21971) "
         "are in it; #22420, the 12B model (#24082, #24088, #24118), multi-token prediction (#23398, #24282), NVFP4 "
         "#22804 and the attention tuning #29152 are not",
@@ -66,11 +77,23 @@ TABLE: list[Row] = [
     ),
     Row(
         FORK,
+        DEFAULT_NUMBER,
+        DEFAULT_NUMBER,
+        "note",
+        "with cache types turbo3/turbo3 on Vulkan, gibberish from the first token was reported on RADV, for Qwen3 8B "
+        "(RX 7900 XTX) and for Gemma 4 (Strix Halo), of trees with the same code of turbo3 for Vulkan; the same models "
+        "answer there with f16 or by ROCm, and on llvmpipe turbo3 was seen to answer: compare answers with those of "
+        "f16 before it serves",
+        "TheTom/llama-cpp-turboquant#88 (2026-04-18) and #137, ggml-org/llama.cpp#22842 (2026-05)",
+        backends=("vulkan",),
+    ),
+    Row(
+        FORK,
         9914,
         10513,
         "bad",
-        "the output with cache type turbo4 is corrupt",
-        "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513)",
+        "the output with cache type turbo4 is corrupt, and with V of turbo3 on Vulkan too (b9953, b9971)",
+        "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513; also #207, #203), #241 (Vulkan)",
         DEFAULT_COMMIT,
     ),
     Row(
@@ -78,9 +101,10 @@ TABLE: list[Row] = [
         10514,
         None,
         "note",
-        "nobody has said that the output with cache type turbo4 is right again: compare answers with those of f16 "
-        "before it serves",
-        "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513)",
+        "TheTom/llama-cpp-turboquant#318 (merged after 2026-08-25) mends the decoding of V of turbo4 on CUDA, but "
+        "which build has it first is not written down, the report of the fault is still open, and of ROCm and Vulkan "
+        "nobody has said that turbo4 is right again: compare answers with those of f16 before it serves",
+        "TheTom/llama-cpp-turboquant#318, #311",
     ),
     Row(
         UPSTREAM,

@@ -1179,6 +1179,11 @@ def _budget(
     weights_key = _weights_key(p, o)
     weights = _remembered_weights(model, p, o, weights_key)
     _warn_policies(v, h, build, o, env, c, caches)
+    if "turbo3" in (o["cache_type_k"], o["cache_type_v"]) and any(d.backend == "vulkan" for d in p.devices):
+        v.warn(
+            "turbo3 on Vulkan was reported to give gibberish on AMD's GPUs with Mesa (TheTom/llama-cpp-turboquant#88, "
+            "#137): compare answers with those of f16 before it serves, or build for ROCm"
+        )
     # With a GPU its host buffers come first in make_cpu_buft_list (llama-model.cpp:538-597), and without mmap a tensor
     # is in one buffer or the other.
     if not p.devices and o["repack"] and o["mmap"] and model.repackable_bytes:

@@ -180,8 +180,9 @@ RELEASES: Mapping[int, Release] = {
         cuda=CudaRepository(
             key="D42D0685.pub",
             fingerprint=_KEY_UNTIL_42,
-            versions={"x86_64": ("13.0", "13.1"), "sbsa": ("13.0", "13.1")},
-            source=f"{_NVIDIA_REPOS}: fedora42 carries CUDA up to 13.1",
+            versions={"x86_64": ("13.0", "13.1"), "sbsa": ()},
+            source=f"{_NVIDIA_REPOS}: fedora42 carries CUDA up to 13.1; its sbsa side has no toolkit "
+            "(index of 2026-05-12)",
         ),
         source=_PFO,
         remarks=(
@@ -201,8 +202,9 @@ RELEASES: Mapping[int, Release] = {
         cuda=CudaRepository(
             key="1940C73E.pub",
             fingerprint="",
-            versions={"x86_64": ("13.2",), "sbsa": ("13.2",)},
-            source=f"{_NVIDIA_REPOS}: fedora43 carries CUDA 13.2.0 to 13.2.2 only",
+            versions={"x86_64": ("13.2",), "sbsa": ()},
+            source=f"{_NVIDIA_REPOS}: fedora43 carries CUDA 13.2.0 to 13.2.2 only; its sbsa side has no toolkit "
+            "(index of 2026-05-12)",
         ),
         source=_PFO,
     ),
@@ -217,7 +219,8 @@ RELEASES: Mapping[int, Release] = {
             key="73CD9B30.pub",
             fingerprint="129994480EC63D2789BC98E490DFED2F73CD9B30",
             versions={"x86_64": ("13.3", "13.4"), "sbsa": ()},
-            source=f"{_NVIDIA_REPOS}: fedora44 carries CUDA 13.3 and 13.4; its sbsa side is nearly empty",
+            source=f"{_NVIDIA_REPOS}: fedora44 carries CUDA 13.3 and 13.4; its sbsa side has no toolkit "
+            "(index of 2026-09-30)",
         ),
         source=_PFO,
     ),
@@ -249,6 +252,15 @@ CUDAS: Mapping[str, Cuda] = {
     "13.4": Cuda(16, "580", _HOST_CONFIG.format("13.4.92")),
     "13.5": Cuda(16, "580", _HOST_CONFIG.format("13.5.37")),
 }
+
+# Trees of llama.cpp of January to May 2026, the default pin among them, use cuda/iterator without including it. Up to
+# CUDA 13.3 other headers bring it; with the CCCL 3.4 of 13.4 argsort.cu and top-k.cu end with `namespace "cuda" has no
+# member "make_strided_iterator"`. Seen with nvcc 13.3.73, g++ 15 and CCCL 3.1.4 to 3.5.0, with and without the flag.
+# From 13.3 on, where others met the error too; CUDA before 13.1 has no such header.
+CUDA_INCLUDE_SINCE = (13, 3)
+CUDA_INCLUDE = "-include cuda/iterator"
+_INCLUDE_SOURCE = "ggml-org/llama.cpp#22936 (2026-05), ggml-org/ggml#1624"
+
 _DRIVERS_SOURCE = "docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"
 
 # The C library's prototypes that clash with CUDA's own: since which glibc, and the first CUDA that gives way. No
@@ -594,18 +606,22 @@ def _empty_plan(number: int, release: Release, backend: str, method: str, draft:
 
 def _cuda_works(release: Release, capabilities: Sequence[str], driver: str | None, machine: str) -> list[str]:
     """Say which CUDA versions would do on the release, in the words of the options that ask for them."""
-    native, patched = [], []
+    native, elsewhere, patched = [], [], []
     for cuda in CUDAS:
         verdict = cuda_verdict(release, cuda, machine)
         if _target_problem(cuda, capabilities) or driver_problem(cuda, driver):
             continue
         if verdict["state"] == "packages":
             native.append(cuda)
+        elif verdict["state"] == "elsewhere":
+            elsewhere.append(cuda)
         elif verdict["state"] == "patch":
             patched.append(cuda)
     works = []
     if native:
         works.append(f"CUDA {', '.join(native)} from NVIDIA's repository for this release")
+    if elsewhere:
+        works.append(f"CUDA {', '.join(elsewhere)} from a repository of your own that has it (cuda_repository)")
     if patched:
         works.append(f"CUDA {', '.join(patched)} with its header patched (header_patch) and a repository that has it")
     if any(not _target_problem(cuda, capabilities) and not driver_problem(cuda, driver) for cuda in CUDAS):
@@ -817,6 +833,9 @@ def _finish_cuda(plan: dict[str, Any], draft: _Draft, capabilities: Sequence[str
     plan["environment"] = dict(CUDA_ENVIRONMENT)
     plan["cmake_options"]["CMAKE_CUDA_ARCHITECTURES"] = ";".join(architectures)
     plan["cmake_options"]["CMAKE_CUDA_HOST_COMPILER"] = plan["host_compiler"]
+    if _pair(version) >= CUDA_INCLUDE_SINCE:
+        plan["cmake_options"]["CMAKE_CUDA_FLAGS"] = CUDA_INCLUDE
+        draft.because(_INCLUDE_SOURCE)
 
 
 def cuda_run_packages(version: str) -> list[str]:

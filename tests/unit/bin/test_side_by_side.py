@@ -20,11 +20,15 @@ from support import console
 # A shell starts what it puts into the background with SIGINT ignored, and all below it inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# No shell: one that is about to fork when the signal comes goes on with the command.
+WORK = "import os, sys, time; number = sys.argv[1]; print('begun', number, flush=True); "
+WORK += "time.sleep(float(os.environ['SECONDS_EACH'])); print('ended', number)"
+
 def job(name):
     with console.labelled(name):
         for number in (1, 2):
             try:
-                console.run(["sh", "-c", f"echo begun {number}; sleep $SECONDS_EACH; echo ended {number}"])
+                console.run([sys.executable, "-c", WORK, str(number)])
             except Exception as error:
                 console.say(f"failed {number}")
 
@@ -35,11 +39,32 @@ except KeyboardInterrupt:
 """
 
 
-def start(seconds: float) -> subprocess.Popen[str]:
+# The signal comes once the last job is handed over, before anything waits for one.
+AT_ONCE = """
+from concurrent import futures
+
+class Pool(futures.ThreadPoolExecutor):
+    def submit(self, *job):
+        begun = super().submit(*job)
+        if job[0].args == ("two",):
+            while len(console._running) < 2:
+                pass
+            signal.raise_signal(signal.SIGINT)
+        return begun
+
+console.futures.ThreadPoolExecutor = Pool
+"""
+
+
+def start(seconds: float, before: str = "") -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(BIN), "SECONDS_EACH": str(seconds)}
     # In a session of its own, so that the signal reaches this process alone, as that of a CI does.
     return subprocess.Popen(
-        [sys.executable, "-c", CALL], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", CALL.replace("\ntry:", f"{before}\ntry:")],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -63,4 +88,13 @@ def test_an_interruption_ends_both_and_nothing_further_begins():
     assert time.monotonic() - begun < 10
     assert process.returncode == 130
     assert "begun 2" not in out
+    assert "ended 1" not in out
+
+
+def test_an_interruption_while_the_jobs_are_handed_over_ends_them_too():
+    begun = time.monotonic()
+    process = start(60, AT_ONCE)
+    out, _nothing = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 15
+    assert process.returncode == 130
     assert "ended 1" not in out

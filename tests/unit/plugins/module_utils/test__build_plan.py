@@ -438,3 +438,15 @@ def test_a_cuda_build_links_where_no_driver_is_and_asks_for_no_library_that_happ
     more = request(backends=["cuda"], cuda_architectures=["89"], cmake_options=own)
     assert more.options["CMAKE_EXE_LINKER_FLAGS"] == "-Wl,--allow-shlib-undefined -fuse-ld=lld"
     assert request(backends=["cpu"], cmake_options=own).options["CMAKE_EXE_LINKER_FLAGS"] == "-fuse-ld=lld"
+
+
+def test_flags_of_the_inventory_come_on_top_of_those_that_the_toolchain_needs():
+    needed = {"CMAKE_CUDA_FLAGS": "-include cuda/iterator"}
+
+    def flags(own):
+        got = request(backends=["cuda"], cuda_architectures=["89"], toolchain_options=needed, cmake_options=own)
+        return got.options["CMAKE_CUDA_FLAGS"]
+
+    assert flags({}) == "-include cuda/iterator"
+    assert flags({"CMAKE_CUDA_FLAGS": "-lineinfo"}) == "-include cuda/iterator -lineinfo"
+    assert flags({"CMAKE_CUDA_FLAGS": "-lineinfo -include cuda/iterator"}) == "-lineinfo -include cuda/iterator"

@@ -50,10 +50,24 @@ def test_known_bad_builds_are_refused(repository, number, refused):
 
 def test_the_default_pin_is_known_from_any_mirror():
     rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "cuda"])
-    assert [row.verdict for row in rows] == ["good", "note", "note"]
+    assert [row.verdict for row in rows] == ["good", "note", "note", "note"]
     # What is said of CUDA does not concern a build without it.
-    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "vulkan"])
+    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu"])
     assert [row.verdict for row in rows] == ["good", "note"]
+
+
+def test_whoever_builds_the_default_pin_for_vulkan_hears_of_turbo3():
+    rows = _known_builds.look_up("", 0, _known_builds.DEFAULT_COMMIT, ["cpu", "vulkan"])
+    assert [row.verdict for row in rows] == ["good", "note", "note"]
+    assert "turbo3/turbo3 on Vulkan" in rows[-1].why
+    assert "TheTom/llama-cpp-turboquant#88" in rows[-1].source
+
+
+def test_a_build_after_the_bad_ones_is_named_with_what_was_mended():
+    (row,) = _known_builds.look_up(_known_builds.FORK, 10600, "0" * 40, ["rocm"])
+    assert row.verdict == "note"
+    assert "#318" in row.why
+    assert "of ROCm and Vulkan nobody has said" in row.why
 
 
 def test_every_row_says_where_it_is_from():

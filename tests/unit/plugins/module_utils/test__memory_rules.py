@@ -114,6 +114,18 @@ def test_warnings_name_the_silent_policies():
     assert any("turbo2" in w for w in adaptive["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("backend", "cache_type", "warned"),
+    [("vulkan", "turbo3", True), ("vulkan", "q8_0", False), ("rocm", "turbo3", False), (None, "turbo3", False)],
+)
+def test_turbo3_on_vulkan_is_warned_of(backend, cache_type, warned):
+    b = budget(
+        devices=[gpu(backend)] if backend else [], cache_type_k=cache_type, cache_type_v=cache_type, ctx_size=4096
+    )
+    assert b["starts"]
+    assert any("turbo3 on Vulkan" in w and "#88" in w for w in b["warnings"]) is warned
+
+
 def test_auto_asymmetric_is_warned_of_and_can_be_turned_off():
     model = next(n for n in sorted({row["model"] for row in oracle.rows()}) if _ratio(n) >= 6)
     asked = {"cache_type_k": "turbo4", "cache_type_v": "turbo4", "ctx_size": 4096}

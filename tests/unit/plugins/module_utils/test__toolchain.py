@@ -124,7 +124,15 @@ def test_auto_takes_the_newest_that_works(fedora, options, version):
     ("fedora", "options", "reason", "would_work"),
     [
         (45, {}, "were not known when this table was made", "cuda_repository"),
+        (42, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
+        (43, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
         (44, {"machine": "aarch64"}, "carries no CUDA toolkit for aarch64", "conda"),
+        (
+            44,
+            {"machine": "aarch64", "gpu_targets": ["12.1"]},
+            "carries no CUDA toolkit for aarch64",
+            "CUDA 13.2, 13.3, 13.4, 13.5 from a repository of your own that has it (cuda_repository)",
+        ),
         (44, {"gpu_targets": ["7.0"]}, "no longer builds for compute capability 7.0 (V100)", "conda"),
         (42, {"gpu_targets": ["7.0"]}, "no longer builds", "CUDA 12.8, 12.9 with its header patched"),
         (43, {"driver_version": "575.51.03"}, "driver 575.51.03 is too old for CUDA 13.2", "conda"),
@@ -167,6 +175,24 @@ def test_architectures_come_from_the_gpus_of_the_hosts(targets, architectures):
 def test_an_older_toolkit_leaves_out_what_it_cannot_build():
     got = plan(42, cuda_version="12.8", header_patch=True, cuda_available=["12.8"])
     assert got["architectures"] == ["75-virtual", "80-virtual", "86-real", "89-real", "120a-real"]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "flags"),
+    [
+        ("12.9", None),
+        ("13.1", None),
+        ("13.2", None),
+        ("13.3", "-include cuda/iterator"),
+        ("13.5", "-include cuda/iterator"),
+    ],
+)
+@pytest.mark.parametrize("method", ["packages", "conda"])
+def test_a_cuda_whose_headers_bring_no_iterators_has_them_included(cuda, flags, method):
+    got = plan(44, method=method, cuda_version=cuda, cuda_available=[cuda], gpu_targets=["8.9"])
+    if cuda == "12.9" and method == "packages":
+        assert not got["supported"]  # no compiler; the flags of a refusal do not matter
+    assert got["cmake_options"].get("CMAKE_CUDA_FLAGS") == flags
 
 
 def test_what_would_override_the_host_compiler_is_emptied():

@@ -1,0 +1,7 @@
+// Copyright (c) 2026, llamafleet contributors
+// GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+extern "C" int devices_and_host();
+
+int main() { return devices_and_host() > 0 ? 0 : 1; }
