@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 import time
@@ -18,6 +17,8 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+from ..module_utils import _model_file
 
 display = Display()
 
@@ -37,7 +38,6 @@ PRIVATE = (
 # A chunk of any size costs a start of Python on the host: while sending takes less than this, the next one is larger.
 QUICK = 4.0
 LARGEST_CHUNK = 1 << 30
-BLOCK = 1 << 20
 # A day: the module gives up by itself long before, when no byte arrives.
 BACKGROUND_LIMIT = 86400
 
@@ -98,22 +98,6 @@ class Joined:
         self.paths = [(path, Path(path).stat().st_size) for path in paths]
         self.size = sum(size for _path, size in self.paths)
 
-    def read(self, offset: int, count: int) -> Iterator[bytes]:
-        """Give up to count bytes from offset on, a block at a time: with fifty forks a chunk each is no small thing."""
-        for path, size in self.paths:
-            if offset >= size:
-                offset -= size
-                continue
-            with Path(path).open("rb") as handle:
-                handle.seek(offset)
-                while count > 0:
-                    block = handle.read(min(count, BLOCK))
-                    if not block:
-                        break
-                    count -= len(block)
-                    yield block
-            offset = 0
-
     @contextlib.contextmanager
     def as_file(self, offset: int, count: int) -> Iterator[tuple[str, int]]:
         """Name a file that holds these bytes, and how many they are: the file itself where it is asked for whole."""
@@ -121,10 +105,23 @@ class Joined:
             yield self.paths[0]
             return
         with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP) as local:
-            for block in self.read(offset, count):
-                local.write(block)
-            local.flush()
-            yield local.name, local.tell()
+            done = 0
+            for path, size in self.paths:
+                if offset >= size:
+                    offset -= size
+                    continue
+                with Path(path).open("rb") as handle:
+                    handle.seek(offset)
+                    done += _model_file.copy_bytes(handle.fileno(), local.fileno(), min(count - done, size - offset))
+                offset = 0
+            yield local.name, done
+
+    def sha256(self) -> str:
+        """Return the digest of all of it."""
+        digest = None
+        for path, _size in self.paths:
+            digest = _model_file.hash_file(Path(path), digest=digest)
+        return str(digest.hexdigest()) if digest is not None else ""
 
 
 class ActionModule(ActionBase):
@@ -180,11 +177,7 @@ class ActionModule(ActionBase):
         name = result.pop("refused", None)
         if name in paths:
             wanted = next(entry["sha256"] for entry in self.args["files"] if entry.get("name") == name)
-            here = hashlib.sha256()
-            joined = Joined(paths[name])
-            for block in joined.read(0, joined.size):
-                here.update(block)
-            if here.hexdigest() == str(wanted).strip().lower().removeprefix("sha256:"):
+            if Joined(paths[name]).sha256() == str(wanted).strip().lower().removeprefix("sha256:"):
                 result["msg"] += "; the file on the controller is right, so it was damaged on its way: run again"
             else:
                 result["msg"] += "; the file on the controller is that one: correct it, or the digest"

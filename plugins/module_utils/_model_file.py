@@ -680,21 +680,30 @@ def forget_versions(directory: Path, needed: set[Path]) -> list[Path]:
     return gone
 
 
-def _copy_onto(origin: int, target: int) -> None:
-    """Copy one file behind another; the kernel does it, without moving a byte where the file system can share them."""
+def copy_bytes(origin: int, target: int, count: int) -> int:
+    """Copy up to count bytes from where one open file stands to where another does; return how many there were.
+
+    The kernel does it, and where the file system can share them (btrfs, XFS) no byte is moved.
+    """
+    left = count
     try:
-        while os.copy_file_range(origin, target, 1 << 30):
-            pass
+        while left > 0:
+            copied = os.copy_file_range(origin, target, left)
+            if copied == 0:
+                return count - left
+            left -= copied
     except OSError as exc:
         if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     # Two file systems, or one that cannot: by hand, from where that stopped.
-    while True:
-        block = os.read(origin, BLOCK)
+    while left > 0:
+        block = os.read(origin, min(BLOCK, left))
         if not block:
-            return
+            break
+        left -= len(block)
         while block:
             block = block[os.write(target, block) :]
+    return count - left
 
 
 def append_chunk(directory: Path, item: Wanted, chunk: Path, offset: int, size: int) -> int:
@@ -716,7 +725,7 @@ def append_chunk(directory: Path, item: Wanted, chunk: Path, offset: int, size: 
     # Not opened for appending: the kernel's copying refuses that.
     with chunk.open("rb") as origin, os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as target:
         target.seek(offset)
-        _copy_onto(origin.fileno(), target.fileno())
+        copy_bytes(origin.fileno(), target.fileno(), size)
     return partial.stat().st_size
 
 

@@ -16,7 +16,8 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.llamafleet.turboquant.plugins.action import model_file as action
 
 
-def test_sizes_of_controller_files_are_filled_in(tmp_path):
+def test_sizes_of_controller_files_are_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(action.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
     (tmp_path / "a").write_bytes(b"123")
     (tmp_path / "b").write_bytes(b"4567")
     args = {
@@ -32,9 +33,11 @@ def test_sizes_of_controller_files_are_filled_in(tmp_path):
     assert [part["bytes"] for part in args["files"][1]["parts"]] == [3, 4]
     joined = action.Joined(paths["two"])
     assert joined.size == 7
-    assert [b"".join(joined.read(offset, 3)) for offset in range(8)] == [
-        b"123", b"234", b"345", b"456", b"567", b"67", b"7", b""
-    ]  # fmt: skip
+    assert joined.sha256() == hashlib.sha256(b"1234567").hexdigest()
+    wanted = [b"123", b"234", b"345", b"456", b"567", b"67", b"7", b""]
+    for offset, content in enumerate(wanted):
+        with joined.as_file(offset, 3) as (path, size):
+            assert (Path(path).read_bytes(), size) == (content, len(content))
 
 
 def test_what_is_sent_whole_is_sent_from_where_it_lies(tmp_path, monkeypatch):
