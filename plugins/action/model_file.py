@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,12 +18,15 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ..module_utils import _model_file
+
 display = Display()
 
 # The result of a step that needs no second look; the rest is between the action and its module.
 PRIVATE = (
     "needs_copy",
     "due",
+    "size",
     "invocation",
     "ansible_job_id",
     "results_file",
@@ -31,6 +35,9 @@ PRIVATE = (
     "stdout",
     "stderr",
 )
+# A chunk of any size costs a start of Python on the host: while sending takes less than this, the next one is larger.
+QUICK = 4.0
+LARGEST_CHUNK = 1 << 30
 # A day: the module gives up by itself long before, when no byte arrives.
 BACKGROUND_LIMIT = 86400
 
@@ -91,22 +98,30 @@ class Joined:
         self.paths = [(path, Path(path).stat().st_size) for path in paths]
         self.size = sum(size for _path, size in self.paths)
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Return up to count bytes from offset on."""
-        pieces = []
-        for path, size in self.paths:
-            if count <= 0:
-                break
-            if offset >= size:
-                offset -= size
-                continue
-            with Path(path).open("rb") as handle:
-                handle.seek(offset)
-                block = handle.read(min(count, size - offset))
-            pieces.append(block)
-            count -= len(block)
-            offset = 0
-        return b"".join(pieces)
+    @contextlib.contextmanager
+    def as_file(self, offset: int, count: int) -> Iterator[tuple[str, int]]:
+        """Name a file that holds these bytes, and how many they are: the file itself where it is asked for whole."""
+        if len(self.paths) == 1 and offset == 0 and count >= self.size:
+            yield self.paths[0]
+            return
+        with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP) as local:
+            done = 0
+            for path, size in self.paths:
+                if offset >= size:
+                    offset -= size
+                    continue
+                with Path(path).open("rb") as handle:
+                    handle.seek(offset)
+                    done += _model_file.copy_bytes(handle.fileno(), local.fileno(), min(count - done, size - offset))
+                offset = 0
+            yield local.name, done
+
+    def sha256(self) -> str:
+        """Return the digest of all of it."""
+        digest = None
+        for path, _size in self.paths:
+            digest = _model_file.hash_file(Path(path), digest=digest)
+        return str(digest.hexdigest()) if digest is not None else ""
 
 
 class ActionModule(ActionBase):
@@ -133,19 +148,20 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return self._public(self._step({}, task_vars))
         plan = self._step({"phase": "plan"}, task_vars)
-        if plan.get("failed") or not plan.get("due"):
+        if plan.get("failed"):
             return self._public(plan)
-        first = self._background(task_vars)
+        first = self._background(task_vars) if plan["due"] else plan
         missing = first.get("needs_copy") or []
         if first.get("failed") or not missing:
             return self._public(first)
-        chunk_size = int(self.args.get("chunk_mib") or 128) << 20
-        for entry in missing:
+        last: dict[str, Any] = {}
+        for number, entry in enumerate(missing, start=1):
             joined = Joined(paths[entry["name"]])
-            failure = self._send(entry["name"], joined, int(entry["offset"]), chunk_size, task_vars)
-            if failure is not None:
-                return failure
-        last = self._background(task_vars)
+            last = self._send(entry["name"], joined, int(entry["offset"]), number == len(missing), task_vars)
+            if last.get("failed"):
+                return self._explained(last, paths)
+        if last.get("due", True):
+            last = self._background(task_vars)
         if not last.get("failed"):
             if last.get("needs_copy"):
                 names = ", ".join(entry["name"] for entry in last["needs_copy"])
@@ -153,8 +169,19 @@ class ActionModule(ActionBase):
             # The first look saw what the whole run changed; by the second, the downloads are in place already.
             sizes = {entry["name"]: entry["bytes"] for entry in last["files"]}
             first["files"] = [{**entry, "bytes": sizes[entry["name"]]} for entry in first["files"]]
-            last = first
-        return self._public(last)
+            return self._public(first)
+        return self._explained(last, paths)
+
+    def _explained(self, result: dict[str, Any], paths: dict[str, list[str]]) -> dict[str, Any]:
+        """Say of bytes that the host has refused whether they were wrong here already. That is read only now."""
+        name = result.pop("refused", None)
+        if name in paths:
+            wanted = next(entry["sha256"] for entry in self.args["files"] if entry.get("name") == name)
+            if Joined(paths[name]).sha256() == str(wanted).strip().lower().removeprefix("sha256:"):
+                result["msg"] += "; the file on the controller is right, so it was damaged on its way: run again"
+            else:
+                result["msg"] += "; the file on the controller is that one: correct it, or the digest"
+        return self._public(result)
 
     @staticmethod
     def _public(result: dict[str, Any]) -> dict[str, Any]:
@@ -214,27 +241,37 @@ class ActionModule(ActionBase):
                 line = progress_line(self.host, str(step.get("progress") or ""))
                 display.display(line or f"{self.host}: waiting for the models, {int(said - started)} s")
 
-    def _send(
-        self, name: str, joined: Joined, offset: int, chunk_size: int, task_vars: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """Send the file from offset on, chunk by chunk; return a failed result or None."""
+    def _send(self, name: str, joined: Joined, offset: int, last: bool, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Send the file from offset on, chunk by chunk; return what the host has said to the last one.
+
+        last: nothing is sent after this file, so the host goes on with what is to be done then.
+        """
+        chunk_size = int(self.args.get("chunk_mib") or 128) << 20
         if self._connection._shell.tmpdir is None:
             self._make_tmp_path()
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "chunk")
         started, first = time.monotonic(), offset
         said = started
-        while offset < joined.size:
-            block = joined.read(offset, chunk_size)
-            with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP) as local:
-                local.write(block)
-                local.flush()
-                self._transfer_file(local.name, remote)
-            self._fixup_perms2((self._connection._shell.tmpdir, remote))
-            chunk = {"name": name, "path": remote, "offset": offset, "sha256": hashlib.sha256(block).hexdigest()}
+        while True:
+            begun = time.monotonic()
+            with joined.as_file(offset, chunk_size) as (local, size):
+                if size == 0:
+                    raise AnsibleActionFail(
+                        f"model file {name!r}: {joined.paths[-1][0]} became shorter while it was sent; "
+                        f"{joined.size} bytes were there in the beginning, {offset} were sent"
+                    )
+                self._transfer_file(local, remote)
+            seconds = time.monotonic() - begun
+            # Read by the user that the module becomes; nothing of it is run.
+            self._fixup_perms2((self._connection._shell.tmpdir, remote), execute=False)
+            final = last and offset + size >= joined.size
+            chunk = {"name": name, "path": remote, "offset": offset, "bytes": size, "last": final}
             step = self._step({"phase": "append", "chunk": chunk}, task_vars)
-            if step.get("failed"):
-                return self._public(step)
+            if step.get("failed") or int(step["size"]) >= joined.size:
+                return step
             offset = int(step["size"])
+            if seconds < QUICK:
+                chunk_size = max(chunk_size, min(2 * chunk_size, LARGEST_CHUNK))
             now = time.monotonic()
             if now - said >= 5:
                 said = now
@@ -243,4 +280,3 @@ class ActionModule(ActionBase):
                     f"{self.host}: sending {name}: {amount(offset)} of {amount(joined.size)} "
                     f"({100 * offset // joined.size} %), {amount(rate)}/s"
                 )
-        return None

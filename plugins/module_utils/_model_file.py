@@ -43,6 +43,18 @@ class ModelFileError(Exception):
     """A file cannot be brought to the state asked for; the text says which, why, and what would be right."""
 
 
+class Held(ModelFileError):
+    """Another run works in the directory."""
+
+
+class Refused(ModelFileError):
+    """The bytes that came from the controller are not those of the digest."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 class Source(NamedTuple):
     """Where the bytes of one piece come from: an address, or a path on the controller."""
 
@@ -350,7 +362,7 @@ def locked(directory: Path, timeout: float, sleep: Callable[[float], None] = tim
                     raise
                 if waited >= timeout:
                     holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise ModelFileError(
+                    raise Held(
                         f"another run (process {holder}) holds {path} for more than {timeout:g} s; wait for it to end"
                     ) from exc
             sleep(0.5)
@@ -668,24 +680,76 @@ def forget_versions(directory: Path, needed: set[Path]) -> list[Path]:
     return gone
 
 
-def append_chunk(directory: Path, item: Wanted, chunk: Path, offset: int, sha256: str) -> int:
-    """Add a chunk that came from the controller; return the partial file's new size."""
+def copy_bytes(origin: int, target: int, count: int) -> int:
+    """Copy up to count bytes from where one open file stands to where another does; return how many there were.
+
+    The kernel does it, and where the file system can share them (btrfs, XFS) no byte is moved.
+    """
+    left = count
+    try:
+        while left > 0:
+            copied = os.copy_file_range(origin, target, left)
+            if copied == 0:
+                return count - left
+            left -= copied
+    except OSError as exc:
+        if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    # Two file systems, or one that cannot: by hand, from where that stopped.
+    while left > 0:
+        block = os.read(origin, min(BLOCK, left))
+        if not block:
+            break
+        left -= len(block)
+        while block:
+            block = block[os.write(target, block) :]
+    return count - left
+
+
+def append_chunk(directory: Path, item: Wanted, chunk: Path, offset: int, size: int) -> int:
+    """Add a chunk that came from the controller; return the partial file's new size.
+
+    Its bytes are not looked at here: finish_copy reads all of them once, and nothing is placed before that. Nothing is
+    forced to the disk either. What a power failure takes is asked for again, and place() forces the whole file.
+    """
     partial = directory / item.partial
     have = partial.stat().st_size if partial.exists() else 0
     if have != offset:
         raise ModelFileError(f"{partial} has {have} bytes, but the chunk belongs at {offset}; another run writes it")
-    digest = hash_file(chunk).hexdigest()
-    if digest != sha256:
-        raise ModelFileError(f"the chunk of {item.name} at {offset} arrived damaged: sha256 {digest}, sent {sha256}")
-    with partial.open("ab") as target, chunk.open("rb") as origin:
-        while True:
-            block = origin.read(BLOCK)
-            if not block:
-                break
-            target.write(block)
-        target.flush()
-        os.fsync(target.fileno())
+    arrived = chunk.stat().st_size
+    if arrived != size:
+        raise ModelFileError(
+            f"the chunk of {item.name} at {offset} arrived with {arrived} bytes, and {size} were sent; run again, and "
+            "it is sent again"
+        )
+    # Not opened for appending: the kernel's copying refuses that.
+    with chunk.open("rb") as origin, os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as target:
+        target.seek(offset)
+        copy_bytes(origin.fileno(), target.fileno(), size)
     return partial.stat().st_size
+
+
+# So much is read while somebody waits for the answer; more goes to the background, and how far it is gets shown.
+AT_ONCE = 1 << 30
+
+
+def is_short(directory: Path, wanted: list[Wanted], states: dict[str, str]) -> bool:
+    """Say whether what is to be done now takes a moment: nothing to download, and not much to read."""
+    to_read = 0
+    for item in wanted:
+        state = states[item.name]
+        if state == "present":
+            continue
+        if not item.from_controller:
+            return False
+        if state == "unverified":
+            to_read += (directory / item.name).stat().st_size
+        else:
+            partial = directory / item.partial
+            size = partial.stat().st_size if partial.exists() else 0
+            # One that is not whole yet is not read.
+            to_read += size if size >= (item.size or 0) else 0
+    return to_read <= AT_ONCE
 
 
 def finish_copy(directory: Path, item: Wanted, report: Report = quiet) -> Path | None:
@@ -697,8 +761,9 @@ def finish_copy(directory: Path, item: Wanted, report: Report = quiet) -> Path |
     if digest != item.sha256:
         size = partial.stat().st_size
         partial.unlink()
-        raise ModelFileError(
-            f"{item.name}: sha256 of {item.sources[0].path} and its parts, if any, is {digest} ({size} bytes), "
-            f"but the inventory says {item.sha256}; correct the one that is wrong"
+        raise Refused(
+            item.name,
+            f"{item.name}: sha256 of what was sent of {item.sources[0].path} and its parts, if any, is {digest} "
+            f"({size} bytes), but the inventory says {item.sha256}; nothing of it was kept",
         )
     return partial

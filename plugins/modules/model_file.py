@@ -16,8 +16,8 @@ description:
     digest is right. A file whose digest in the list changes is replaced at that moment and not before.
   - Files on the controller are sent in chunks, so an interrupted copy goes on as well, and not at all
     when the host already has a file of that digest.
-  - A file is read and hashed once; afterwards its size and modification time are compared with a record
-    (C(.verified.json) in the directory) unless O(verify=always).
+  - A file is read and hashed once, and only then gets its name; afterwards its size and modification time are compared
+    with a record (C(.verified.json) in the directory) unless O(verify=always).
   - While it works, how far it is appears about every ten seconds.
 extends_documentation_fragment:
   - llamafleet.turboquant._attributes
@@ -119,7 +119,10 @@ options:
     type: int
     default: 3600
   chunk_mib:
-    description: Size of the chunks in which files of the controller are sent, in MiB.
+    description:
+      - Size of the first chunk in which a file of the controller is sent, in MiB. A next one is twice as large while
+        the one before took less than four seconds, up to 1024 MiB. What an interrupted run has to send again is one
+        chunk.
     type: int
     default: 128
   phase:
@@ -314,6 +317,21 @@ def apply(module: AnsibleModule, directory: Path, wanted: list[mf.Wanted]) -> di
     return result
 
 
+def settle(module: AnsibleModule, directory: Path, wanted: list[mf.Wanted]) -> dict[str, Any] | None:
+    """Do what takes a moment; None where it would take longer, and where another run holds the directory."""
+    params = module.params
+    if not mf.is_short(directory, wanted, survey(directory, wanted, params)["states"]):
+        return None
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        with mf.locked(directory, 0):
+            # As it is now that nobody else works on it.
+            short = mf.is_short(directory, wanted, survey(directory, wanted, params)["states"])
+            return apply(module, directory, wanted) if short else None
+    except mf.Held:
+        return None
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
@@ -330,19 +348,26 @@ def main() -> None:
         if phase == "plan":
             found = survey(directory, wanted, params)
             due = bool(found["removed"]) or any(state != "present" for state in found["states"].values())
-            result = outcome(directory, wanted, {item.name: "kept" for item in wanted}, [])
-            module.exit_json(due=due, **result)
+            settled = settle(module, directory, wanted) if due and not module.check_mode else None
+            if settled is not None:
+                module.exit_json(due=False, **settled)
+            module.exit_json(due=due, **outcome(directory, wanted, {item.name: "kept" for item in wanted}, []))
         if not module.check_mode and not directory.is_dir():
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         if module.check_mode:
             module.exit_json(**apply(module, directory, wanted))
+        if phase == "append":
+            chunk = params["chunk"]
+            item = next(item for item in wanted if item.name == chunk["name"])
+            with mf.locked(directory, params["lock_timeout"]):
+                size = mf.append_chunk(directory, item, Path(chunk["path"]), int(chunk["offset"]), int(chunk["bytes"]))
+            settled = settle(module, directory, wanted) if chunk["last"] else None
+            module.exit_json(size=size, due=settled is None, **(settled or {"changed": True}))
         with mf.locked(directory, params["lock_timeout"]):
-            if phase == "append":
-                chunk = params["chunk"]
-                item = next(item for item in wanted if item.name == chunk["name"])
-                size = mf.append_chunk(directory, item, Path(chunk["path"]), int(chunk["offset"]), chunk["sha256"])
-                module.exit_json(changed=True, size=size)
             module.exit_json(**apply(module, directory, wanted))
+    except mf.Refused as exc:
+        # The action plugin can look at the file that it was sent from.
+        module.fail_json(msg=str(exc), refused=exc.name)
     except mf.ModelFileError as exc:
         module.fail_json(msg=str(exc))
     except OSError as exc:

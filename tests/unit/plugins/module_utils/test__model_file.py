@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import os
@@ -408,27 +409,83 @@ def test_chunks_from_the_controller_make_the_file(tmp_path):
     while offset < len(CONTENT):
         block = CONTENT[offset : offset + mf.BLOCK]
         chunk.write_bytes(block)
-        offset = mf.append_chunk(tmp_path, item, chunk, offset, hashlib.sha256(block).hexdigest())
+        offset = mf.append_chunk(tmp_path, item, chunk, offset, len(block))
     assert mf.finish_copy(tmp_path, item).read_bytes() == CONTENT
 
 
-def test_a_chunk_at_the_wrong_place_or_damaged_on_its_way_is_refused(tmp_path):
+@pytest.mark.parametrize("copied", [0, 5])
+def test_a_chunk_on_another_file_system_is_copied_by_hand(tmp_path, monkeypatch, copied):
+    real, calls = os.copy_file_range, []
+
+    def crossing(origin, target, _count):
+        calls.append(origin)
+        if copied and len(calls) == 1:
+            return real(origin, target, copied)
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(mf.os, "copy_file_range", crossing)
+    item = mf.parse_files([dict(HTTP, url=None, path="/c", sha256=DIGEST, bytes=len(CONTENT))])[0]
+    (tmp_path / item.partial).write_bytes(CONTENT[:3])
+    chunk = tmp_path / "chunk"
+    chunk.write_bytes(CONTENT[3:])
+    assert mf.append_chunk(tmp_path, item, chunk, 3, len(CONTENT) - 3) == len(CONTENT)
+    assert mf.finish_copy(tmp_path, item).read_bytes() == CONTENT
+    assert calls
+
+
+def test_a_full_disk_is_no_reason_to_copy_by_hand(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mf.os, "copy_file_range", full)
+    item = mf.parse_files([dict(HTTP, url=None, path="/c", bytes=3)])[0]
+    chunk = tmp_path / "chunk"
+    chunk.write_bytes(b"abc")
+    with pytest.raises(OSError, match="No space left"):
+        mf.append_chunk(tmp_path, item, chunk, 0, 3)
+    assert (tmp_path / item.partial).read_bytes() == b""
+
+
+def test_a_chunk_at_the_wrong_place_or_cut_short_on_its_way_is_refused(tmp_path):
     item = mf.parse_files([dict(HTTP, url=None, path="/c")])[0]
     chunk = tmp_path / "chunk"
     chunk.write_bytes(b"abc")
     with pytest.raises(mf.ModelFileError, match="has 0 bytes, but the chunk belongs at 7"):
-        mf.append_chunk(tmp_path, item, chunk, 7, hashlib.sha256(b"abc").hexdigest())
-    with pytest.raises(mf.ModelFileError, match="arrived damaged"):
-        mf.append_chunk(tmp_path, item, chunk, 0, hashlib.sha256(b"abd").hexdigest())
+        mf.append_chunk(tmp_path, item, chunk, 7, 3)
+    with pytest.raises(mf.ModelFileError, match="arrived with 3 bytes, and 4 were sent"):
+        mf.append_chunk(tmp_path, item, chunk, 0, 4)
     assert not (tmp_path / item.partial).exists()
 
 
-def test_a_wrong_file_on_the_controller_is_refused_and_not_kept(tmp_path):
+def test_bytes_from_the_controller_that_are_not_of_the_digest_are_refused_and_not_kept(tmp_path):
     item = mf.parse_files([dict(HTTP, url=None, path="/c", bytes=3)])[0]
     (tmp_path / item.partial).write_bytes(b"abc")
-    with pytest.raises(mf.ModelFileError, match=r"sha256 of /c .*inventory says a{64}"):
+    with pytest.raises(mf.Refused, match=r"sha256 of what was sent of /c .*inventory says a{64}") as refused:
         mf.finish_copy(tmp_path, item)
+    assert refused.value.name == item.name
     assert not (tmp_path / item.partial).exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "there", "short"),
+    [
+        ({"url": None, "path": "/c", "bytes": 9}, {}, True),
+        # a download, whatever its size
+        ({}, {}, False),
+        # its bytes have to be read: what is there of a name, and a partial file that may be whole
+        ({"url": None, "path": "/c", "bytes": 9}, {"name": 9}, False),
+        ({"url": None, "path": "/c", "bytes": 9}, {"partial": 9}, False),
+        ({"url": None, "path": "/c", "bytes": 9}, {"partial": 8}, True),
+    ],
+)
+def test_what_takes_a_moment(tmp_path, monkeypatch, entry, there, short):
+    monkeypatch.setattr(mf, "AT_ONCE", 8)
+    item = mf.parse_files([{**HTTP, **entry}])[0]
+    for attribute, size in there.items():
+        (tmp_path / getattr(item, attribute)).write_bytes(bytes(size))
+    states = {item.name: mf.state_of(tmp_path, item, mf.Record(tmp_path))}
+    assert mf.is_short(tmp_path, [item], states) is short
+    assert mf.is_short(tmp_path, [item], {item.name: "present"}) is True
 
 
 def test_progress_is_written_once_a_second_and_removed(tmp_path):

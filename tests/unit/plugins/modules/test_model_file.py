@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -100,3 +101,42 @@ def test_a_bad_list_is_refused_with_its_reason(tmp_path, phase):
     result = run(tmp_path, [entry(sha256="x")], phase=phase)
     assert result["failed"] is True
     assert "64 hexadecimal digits" in result["msg"]
+
+
+def controller(tmp_path, **more):
+    return entry(url=None, path=str(tmp_path / "on-the-controller"), bytes=len(CONTENT), **more)
+
+
+def append(tmp_path, directory, block, offset, last, **more):
+    (tmp_path / "chunk").write_bytes(block)
+    chunk = {
+        "name": "m.gguf", "path": str(tmp_path / "chunk"), "offset": offset, "bytes": len(block), "last": last, **more
+    }  # fmt: skip
+    return run(directory, [controller(tmp_path)], phase="append", chunk=chunk)
+
+
+def test_a_file_of_the_controller_takes_one_look_and_one_step_for_each_chunk(tmp_path):
+    directory = tmp_path / "models"
+    first = run(directory, [controller(tmp_path)], phase="plan")
+    assert (first["due"], first["needs_copy"]) == (False, [{"name": "m.gguf", "offset": 0}])
+    middle = append(tmp_path, directory, CONTENT[:99], 0, last=False)
+    assert (middle["size"], middle["due"]) == (99, True)
+    assert not (directory / "m.gguf").exists()
+    done = append(tmp_path, directory, CONTENT[99:], 99, last=True)
+    assert (done["due"], done["needs_copy"], done["files"][0]["action"]) == (False, [], "placed")
+    assert (directory / "m.gguf").read_bytes() == CONTENT
+    assert run(directory, [controller(tmp_path)], phase="plan")["due"] is False
+
+
+def test_a_chunk_damaged_on_its_way_is_refused_before_anything_is_placed(tmp_path):
+    directory = tmp_path / "models"
+    result = append(tmp_path, directory, CONTENT[:-1] + b"?", 0, last=True)
+    assert (result["failed"], result["refused"]) == (True, "m.gguf")
+    assert [path.name for path in directory.iterdir()] == [".lock"]
+
+
+def test_while_another_run_works_there_nothing_is_done_at_once(tmp_path):
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(tmp_path, [controller(tmp_path)], phase="plan")["due"] is True
+    assert run(tmp_path, [controller(tmp_path)], phase="plan")["due"] is False
