@@ -255,8 +255,8 @@ CUDAS: Mapping[str, Cuda] = {
 
 # Trees of llama.cpp of January to May 2026, the default pin among them, use cuda/iterator without including it. Up to
 # CUDA 13.3 other headers bring it; with the CCCL 3.4 of 13.4 argsort.cu and top-k.cu end with `namespace "cuda" has no
-# member "make_strided_iterator"`. Seen with nvcc 13.3.73, g++ 15 and CCCL 3.1.4 to 3.5.0, with and without the flag.
-# From 13.3 on, where others met the error too; CUDA before 13.1 has no such header.
+# member "make_strided_iterator"`. Seen with nvcc 13.3.73 and 13.4.92, g++ 15 and CCCL 3.1.4 to 3.5.0, with the flag and
+# without. From 13.3 on, where others met the error too; CUDA before 13.1 has no such header.
 CUDA_INCLUDE_SINCE = (13, 3)
 CUDA_INCLUDE = "-include cuda/iterator"
 _INCLUDE_SOURCE = "ggml-org/llama.cpp#22936 (2026-05), ggml-org/ggml#1624"
