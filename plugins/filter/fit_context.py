@@ -22,6 +22,8 @@ description:
     out; q8_0/turbo2 is larger than turbo3/turbo3, because a turbo2 V keeps its outer layers in q8_0.
   - A pair is left when the program refuses it on those devices, aborts with it later, or runs its attention on the CPU.
     P(llamafleet.turboquant.memory_budget#filter) knows, and its words are given.
+  - A pair that runs, but of which wrong answers were reported, is left too, unless O(ladder) or a fixed cache type
+    names it. Today that is turbo3 on Vulkan with the default build (TheTom/llama-cpp-turboquant#88, C(#137)).
   - Layers are moved to the CPU only when O(adjust) allows it, and then as few as let some pair of the ladder reach
     O(max_ctx).
   - Nothing fits is an error that says by how many bytes, and what would make it fit.

@@ -50,6 +50,9 @@ class Build:
     vulkan_fa_types: frozenset[str] = field(
         default_factory=lambda: frozenset(["f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"])
     )
+    # (backend, type): what was reported of its answers, for cache types that nothing refuses; from the issues of the
+    # repository. They are warned of, and never chosen unless they are named
+    reported_wrong: dict[tuple[str, str], str] = field(default_factory=dict)
     # common/common.h: cache_ram_mib, n_ctx_checkpoints
     cache_ram_mib: int = 8192
     ctx_checkpoints: int = 32
@@ -71,6 +74,10 @@ BUILDS: dict[str, Build] = {
         vulkan_fa_types=frozenset(
             ["f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "turbo3"]  # ggml-vulkan.cpp:15549-15612
         ),
+        reported_wrong={
+            ("vulkan", "turbo3"): "turbo3 on Vulkan was reported to give gibberish on AMD's GPUs with Mesa "
+            "(TheTom/llama-cpp-turboquant#88, #137)"
+        },
     ),
     "upstream-b11434": Build(
         name="upstream-b11434",

@@ -174,6 +174,14 @@ class _Search:
         every = _whole("headroom_bytes", headroom, 0)
         return dict.fromkeys(self.limits, every)
 
+    def doubted(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
+        """Return the pairs of which wrong answers were reported on one of the devices, with what was said."""
+        backends = [gpu.backend for gpu in _memory.parse_devices(self.devices)]
+        found = {
+            pair: _memory.reported_wrong(get_build(self.build), backends, pair.type_k, pair.type_v) for pair in pairs
+        }
+        return {pair: f"{'; '.join(texts)}: to have it all the same, name it" for pair, texts in found.items() if texts}
+
     def with_options(self, **options: Any) -> _Search:
         """Return the same question with other options."""
         other = copy.copy(self)
@@ -382,6 +390,7 @@ def fit_context(
         if name in fixed:
             raise ValueError(f"{name} is fixed to {fixed[name]!r} and named in adjust too: leave out one of them")
     pairs = _pairs(fixed, ladder, build)
+    named = ladder is not None or "cache_type_k" in fixed or "cache_type_v" in fixed
     for name in ("cache_type_k", "cache_type_v"):
         fixed.pop(name, None)
     fixed_ctx = fixed.pop("ctx_size", 0)
@@ -397,8 +406,10 @@ def fit_context(
 
     considered: list[dict[str, Any]] = []
     runnable = []
+    # a pair of which wrong answers were reported is not chosen for anybody who named neither it nor one of its types
+    doubted = {} if named else search.doubted(pairs)
     for pair in pairs:
-        refusal = search.refusal(pair, levels[0], low)
+        refusal = search.refusal(pair, levels[0], low) or doubted.get(pair, "")
         if refusal:
             considered.append(_step(pair, levels[0], None, False, refusal))
         else:
@@ -511,7 +522,8 @@ def _nothing_runs(search: _Search, pairs: Sequence[Pair], ctx: int) -> str:
     """Say why the program runs none of the pairs, each reason once."""
     reasons: dict[str, list[str]] = {}
     for pair in pairs:
-        reasons.setdefault(search.refusal(pair, Level(), ctx), []).append(pair.name)
+        reason = search.refusal(pair, Level(), ctx) or search.doubted([pair])[pair]
+        reasons.setdefault(reason, []).append(pair.name)
     text = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     others = [
         pair.name
@@ -550,8 +562,11 @@ def _nothing_fits(
         tried = other in pairs or any(
             (step["cache_type_k"], step["cache_type_v"]) == (other.type_k, other.type_v) for step in considered
         )
-        if not tried and other.type_k in known and other.type_v in known and search.fits(other, level, low):
-            works.append(f"the pair {other.name} (ladder), which costs {other.loss_percent} % of perplexity")
+        doubt = search.doubted([other]).get(other, "")
+        if (doubt or not tried) and other.type_k in known and other.type_v in known and search.fits(other, level, low):
+            works.append(
+                f"the pair {other.name} (ladder), {doubt or f'which costs {other.loss_percent} % of perplexity'}"
+            )
             break
     for name in ADJUSTABLE:
         if name in adjust or name in search.options or not search.devices:

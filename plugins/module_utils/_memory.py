@@ -567,6 +567,12 @@ def _layer_types(mode: int, il: int, n_layer: int, type_k: str, type_v: str) -> 
     return type_k, type_v
 
 
+def reported_wrong(build: Build, backends: Iterable[str], type_k: str, type_v: str) -> list[str]:
+    """What was reported of the answers that these cache types give on one of the backends, each once."""
+    used = {(backend, name) for backend in backends for name in (type_k, type_v)}
+    return [text for place, text in build.reported_wrong.items() if place in used]
+
+
 def kv_caches(
     model: Model, build: Build, c: Context, o: Mapping[str, Any], env: Mapping[str, str], fa: bool
 ) -> tuple[Cache, ...]:
@@ -1179,11 +1185,8 @@ def _budget(
     weights_key = _weights_key(p, o)
     weights = _remembered_weights(model, p, o, weights_key)
     _warn_policies(v, h, build, o, env, c, caches)
-    if "turbo3" in (o["cache_type_k"], o["cache_type_v"]) and any(d.backend == "vulkan" for d in p.devices):
-        v.warn(
-            "turbo3 on Vulkan was reported to give gibberish on AMD's GPUs with Mesa (TheTom/llama-cpp-turboquant#88, "
-            "#137): compare answers with those of f16 before it serves, or build for ROCm"
-        )
+    for text in reported_wrong(build, (d.backend for d in p.devices), o["cache_type_k"], o["cache_type_v"]):
+        v.warn(f"{text}: compare answers with those of f16 before it serves, or build for ROCm")
     # With a GPU its host buffers come first in make_cpu_buft_list (llama-model.cpp:538-597), and without mmap a tensor
     # is in one buffer or the other.
     if not p.devices and o["repack"] and o["mmap"] and model.repackable_bytes:

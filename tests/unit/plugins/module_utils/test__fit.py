@@ -57,8 +57,10 @@ def test_the_models_of_the_oracle_are_there():
         ("llama31-8b", gpus(8), {"ladder": ["f16/f16", "q8_0/q8_0"]}, (None, "q8_0/q8_0")),
         # Heads of 64: no pair with turbo has a kernel there (MEMORY: gpt-oss).
         ("gpt-oss-20b", gpus(14.4), {}, (131072, "q8_0/q8_0")),
-        # Vulkan: equal types, and of turbo only turbo3.
-        ("llama31-8b", gpus(8, backend="vulkan"), {}, (None, "turbo3/turbo3")),
+        # Vulkan: equal types, and of turbo only turbo3, which is not chosen unless it is named.
+        ("llama31-8b", gpus(8, backend="vulkan"), {}, (None, "q4_0/q4_0")),
+        ("llama31-8b", gpus(8, backend="vulkan"), {"ladder": ["q4_0/q4_0", "turbo3/turbo3"]}, (None, "turbo3/turbo3")),
+        ("llama31-8b", gpus(8, backend="vulkan"), {"options": {"cache_type_k": "turbo3"}}, (None, "turbo3/turbo3")),
         # Upstream has no turbo types.
         ("llama31-8b", gpus(8), {"build": "upstream-b11434"}, (None, "q4_0/q4_0")),
     ],
@@ -84,6 +86,25 @@ def test_every_pair_is_accounted_for_in_the_order_of_the_ladder():
         name: step["reason"] for name, step in zip(names, got["considered"]) if "flash attention" in step["reason"]
     }
     assert set(refused) == {"q8_0/turbo4", "q8_0/turbo3", "turbo4/turbo4", "turbo3/turbo3"}
+
+
+def test_a_pair_of_which_wrong_answers_were_reported_is_named_and_not_taken():
+    got = _fit.fit_context(model("llama31-8b"), gpus(8, backend="vulkan"))
+    (step,) = [step for step in got["considered"] if step["cache_type_k"] == "turbo3"]
+    assert "reported to give gibberish" in step["reason"]
+    assert not any("gibberish" in text for text in got["budget"]["warnings"])
+    asked = _fit.fit_context(model("llama31-8b"), gpus(8, backend="vulkan"), ladder=["turbo3/turbo3"])
+    assert any("gibberish" in text for text in asked["budget"]["warnings"])
+    # the same types elsewhere, and other builds, are not meant
+    assert not any(
+        "gibberish" in step["reason"] for step in _fit.fit_context(model("llama31-8b"), gpus(8))["considered"]
+    )
+
+
+def test_where_only_a_doubted_pair_fits_it_is_offered_with_the_doubt():
+    wishes = {"min_ctx": 24576, "max_ctx": 24576}
+    with pytest.raises(_fit.FitError, match=r"the pair turbo3/turbo3 \(ladder\), turbo3 on Vulkan was reported"):
+        _fit.fit_context(model("llama31-8b"), gpus(6.4, backend="vulkan"), **wishes)
 
 
 def test_the_ladder_names_its_sources_and_loses_more_and_more_within_each_kind_of_k():
