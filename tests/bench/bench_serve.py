@@ -40,6 +40,8 @@ PORT = 18080
 MIB = 1 << 20
 # What a run is made of, in its order: each is timed by itself.
 ROLES = ("llama_install", "llama_model", "llama_server")
+# What a fleet may get, for a sentence on where its time would go: a CUDA build and a model of 26 billion parameters.
+REAL = {"a release": 0.5e9, "a model": 17e9}
 # Random bytes that a release gets: a build for several GPU architectures has some hundred MB.
 FURTHER = 192 * MIB
 # Two files that model_file sends in as many chunks (128 MiB, and what is left), so that their bytes alone differ.
@@ -221,8 +223,8 @@ def serves(name: str, fingerprint: str) -> str:
     return "" if decoded > 0 else f"{name} decoded nothing: {answer}"
 
 
-def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list[str], float]:
-    """Bring all hosts to serving and print the parts of it; return what is wrong, and a host's cost in pings."""
+def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list[str], float, float]:
+    """Bring all hosts to serving and print the parts; return what is wrong, a host's cost in pings, and the seconds."""
     names = list(fleet.hosts)
     ping = fleet.ping()
     parts = {role: fleet.play(role) for role in ROLES}
@@ -247,11 +249,16 @@ def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list
         f" ping it ({ping.processor / len(names):.2f} s)",
         flush=True,
     )
-    return wrong, pings
+    return wrong, pings, total
 
 
-def further(what: str, small: Cost, large: Cost, files: tuple[Path, Path], hosts: int, folder: Path) -> float:
-    """Print what the larger file's further bytes cost; return how often they could be copied and proved for that."""
+def further(
+    what: str, small: Cost, large: Cost, files: tuple[Path, Path], hosts: int, folder: Path
+) -> tuple[float, float, float]:
+    """Print what the larger file's further bytes cost; return how often they could be copied and proved for that.
+
+    And the seconds by the clock of the bytes in REAL, with us and with `cp` until they are on the disk.
+    """
     cost = large.minus(small)
     sizes = [file.stat().st_size for file in files]
     count = (sizes[1] - sizes[0]) * hosts
@@ -272,7 +279,8 @@ def further(what: str, small: Cost, large: Cost, files: tuple[Path, Path], hosts
         f" processors; proving it once takes {proved:.2f} ns of them: ours is {times:.1f} times copying and proving",
         flush=True,
     )
-    return times
+    size = REAL[what] * hosts * 1e-9
+    return times, each["seconds"] * size, kept * per * size
 
 
 def main() -> int:
@@ -304,22 +312,30 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="bench-serve-", dir="/var/tmp") as held:
             folder = Path(held)
             fleet = Fleet(names, folder, variables)
-            wrong, cost = fixed(fleet, options.artifact, options.model, folder)
+            wrong, pings, seconds = fixed(fleet, options.artifact, options.model, folder)
             # What serves would take from the processors what is to be counted.
             on_all(names, lambda name: run(PODMAN, "exec", name, "systemctl", "stop", "llama-server@bench"))
             files = tuple(random_bytes(folder / f"{size // MIB}.gguf", size) for size in FILES)
             small, large = (fleet.play("llama_model", **file_variables(file)) for file in files)
-            by_file = further("a model", small, large, (files[0], files[1]), len(names), folder)
+            by_file, model, model_cp = further("a model", small, large, (files[0], files[1]), len(names), folder)
             artifact = larger(options.artifact, folder)
             # Again from nothing, beside the same of the larger one: what is there is not sent.
             on_all(names, lambda name: run(PODMAN, "exec", name, "rm", "-rf", "/opt/llamafleet", "/var/lib/llamafleet"))
             small = fleet.play("llama_install")
             large = fleet.play("llama_install", **release_variables(artifact))
-            by_release = further("a release", small, large, (options.artifact, artifact), len(names), folder)
+            by_release, release, release_cp = further(
+                "a release", small, large, (options.artifact, artifact), len(names), folder
+            )
     finally:
         run(HOST, "down", "--prefix", options.prefix)
+    bytes_alone, by_cp = model + release, model_cp + release_cp
+    real = " and ".join(f"{what} of {size / 1e9:g} GB" for what, size in REAL.items())
+    print(
+        f"  so {real} would take {len(names)} such hosts about {seconds + bytes_alone:.0f} s: {seconds:.0f} s whatever"
+        f" the size, {bytes_alone:.0f} s for the bytes, where cp alone takes {by_cp:.0f} s"
+    )
     for what, value, limit in (
-        ("a host costs as much as {} plays that only ping it", cost, options.steps),
+        ("a host costs as much as {} plays that only ping it", pings, options.steps),
         ("a byte of a release costs {} times copying and proving it", by_release, options.release),
         ("a byte of a model costs {} times copying and proving it", by_file, options.file),
     ):
