@@ -10,8 +10,9 @@ ansible_collections/llamafleet/turboquant
 Two figures are ours: what a host costs whatever the size of the files, and what each further byte costs. The first is
 measured with the artifact and the model that are given; the second is the difference that a larger release and a larger
 model make, all their further bytes random. Both are processor time, which neighbours disturb less than the clock, and
-fail the bench above their limits: --fixed and, as multiples of what `cp` takes, --release and --file. The hosts are
-entered by their namespaces (connection/entered.py): podman would take longer than what is to be measured.
+both are held against something of the same machine, so that a slow one is no reason to fail: a host against a play
+that only pings it (--steps), a byte against copying it once and proving it once (--release, --file). The hosts are
+entered by their namespaces (connection/entered.py): starting podman would take longer than what is to be measured.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ PORT = 18080
 MIB = 1 << 20
 # What a run is made of, in its order: each is timed by itself.
 ROLES = ("llama_install", "llama_model", "llama_server")
+# What a fleet may get, for a sentence on where its time would go: a CUDA build and a model of 26 billion parameters.
+REAL = {"a release": 0.5e9, "a model": 17e9}
 # Random bytes that a release gets: a build for several GPU architectures has some hundred MB.
 FURTHER = 192 * MIB
 # Two files that model_file sends in as many chunks (128 MiB, and what is left), so that their bytes alone differ.
@@ -130,12 +133,20 @@ class Fleet:
         connection = {"ansible_connection": "entered", "ansible_python_interpreter": "/usr/bin/python3"}
         self.variables = {**connection, **variables}
 
+    def ping(self) -> Cost:
+        """Run the simplest play that there is: it starts Ansible, and Python on each host, once."""
+        return self._run({"tasks": [{"name": "Answer", "ansible.builtin.ping": {}}]}, {})
+
     def play(self, role: str, **more: Any) -> Cost:
-        """Run a role on all hosts as a playbook does; a host that fails ends the bench."""
+        """Run a role on all hosts as a playbook does."""
+        return self._run({"roles": [{"role": f"llamafleet.turboquant.{role}"}]}, more)
+
+    def _run(self, what: dict[str, Any], more: dict[str, Any]) -> Cost:
+        """Run a play on all hosts; a host that fails ends the bench."""
         inventory = {"all": {"hosts": self.hosts, "vars": {**self.variables, **more}}}
         (self.folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
-        steps = {"hosts": "all", "gather_facts": False, "roles": [{"role": f"llamafleet.turboquant.{role}"}]}
-        (self.folder / "play.yml").write_text(json.dumps([steps]), encoding="utf-8")
+        steps = [{"hosts": "all", "gather_facts": False, **what}]
+        (self.folder / "play.yml").write_text(json.dumps(steps), encoding="utf-8")
         usage = self.folder / "usage"
         usage.write_text("", encoding="utf-8")
         os.environ["ENTERED_USAGE"] = str(usage)
@@ -182,6 +193,16 @@ def plain(files: Iterable[Path], copies: int, folder: Path) -> tuple[float, floa
     return copied, kept, processor
 
 
+def proof(path: Path) -> float:
+    """Return the processor seconds of one look at all bytes, as a host proves them."""
+    before = spent(resource.RUSAGE_SELF)
+    if path.name.endswith(_artifact.SUFFIX):
+        _artifact.verify(path)
+    else:
+        _artifact.sha256_file(path)
+    return spent(resource.RUSAGE_SELF) - before
+
+
 def server_seconds(name: str) -> float:
     """Return the processor seconds that the host's server has taken so far: for loading, and for the gate."""
     pid = run(PODMAN, "exec", name, "systemctl", "show", "--property=MainPID", "--value", "llama-server@bench")
@@ -202,9 +223,10 @@ def serves(name: str, fingerprint: str) -> str:
     return "" if decoded > 0 else f"{name} decoded nothing: {answer}"
 
 
-def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list[str], float]:
-    """Bring all hosts to serving and print the parts of it; return what is wrong, and a host's processor seconds."""
+def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list[str], float, float]:
+    """Bring all hosts to serving and print the parts; return what is wrong, a host's cost in pings, and the seconds."""
     names = list(fleet.hosts)
+    ping = fleet.ping()
     parts = {role: fleet.play(role) for role in ROLES}
     servers = sum(map(server_seconds, names))
     wrong = [why for name in names if (why := serves(name, fingerprint_of(artifact)))]
@@ -220,30 +242,45 @@ def fixed(fleet: Fleet, artifact: Path, model: Path, folder: Path) -> tuple[list
         f"{fleet.copy(artifact, model):.2f} s",
         flush=True,
     )
-    return wrong, sum(part.processor for part in parts.values()) / len(names)
+    processor = sum(part.processor for part in parts.values())
+    pings = processor / ping.processor
+    print(
+        f"    a host costs {processor / len(names):.1f} s of the processors, as much as {pings:.1f} plays that only"
+        f" ping it ({ping.processor / len(names):.2f} s)",
+        flush=True,
+    )
+    return wrong, pings, total
 
 
-def further(what: str, small: Cost, large: Cost, files: tuple[Path, Path], hosts: int, folder: Path) -> float:
-    """Print what the larger file's further bytes cost; return it as a multiple of the processor time of `cp`."""
+def further(
+    what: str, small: Cost, large: Cost, files: tuple[Path, Path], hosts: int, folder: Path
+) -> tuple[float, float, float]:
+    """Print what the larger file's further bytes cost; return how often they could be copied and proved for that.
+
+    And the seconds by the clock of the bytes in REAL, with us and with `cp` until they are on the disk.
+    """
     cost = large.minus(small)
     sizes = [file.stat().st_size for file in files]
     count = (sizes[1] - sizes[0]) * hosts
     copied, kept, processor = plain(files[1:], hosts, folder)
     # Of the whole larger file: by the byte that is the same, and steadier than a difference.
-    by_cp = processor / (sizes[1] * hosts)
+    proved = proof(files[1]) / sizes[1] * 1e9
     each = {name: value / count * 1e9 for name, value in cost._asdict().items()}
+    # The copying is that of the same minutes: what the kernel takes for a byte depends on who else writes.
+    times = cost.processor / count * 1e9 / (each["copying"] + proved)
     print(
         f"  each further byte of {what} ({count / 1e9:.1f} GB to {hosts} hosts): {each['seconds']:.2f} ns by the clock;"
         f" of the processors {each['controller']:.2f} ns on the controller, {each['hosts']:.2f} ns on the host,"
-        f" {each['copying']:.2f} ns for copying"
+        f" {each['copying']:.2f} ns for copying it there"
     )
     per = 1e9 / (sizes[1] * hosts)
     print(
-        f"    cp {copied * per:.2f} ns, {kept * per:.2f} ns until it is on the disk, {by_cp * 1e9:.2f} ns of the"
-        f" processors: ours is {cost.processor / count / by_cp:.1f} times as much",
+        f"    cp {copied * per:.2f} ns, {kept * per:.2f} ns until it is on the disk, {processor * per:.2f} ns of the"
+        f" processors; proving it once takes {proved:.2f} ns of them: ours is {times:.1f} times copying and proving",
         flush=True,
     )
-    return cost.processor / count / by_cp
+    size = REAL[what] * hosts * 1e-9
+    return times, each["seconds"] * size, kept * per * size
 
 
 def main() -> int:
@@ -252,9 +289,9 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--hosts", type=int, default=10)
     parser.add_argument("--prefix", default="llamafleet-bench-serve-")
-    parser.add_argument("--fixed", type=float, default=10.0, help="processor seconds that a host may cost")
-    parser.add_argument("--release", type=float, default=30.0, help="a release's byte, as a multiple of cp's")
-    parser.add_argument("--file", type=float, default=15.0, help="a model's byte, as a multiple of cp's")
+    parser.add_argument("--steps", type=float, required=True, help="a host's cost in plays that only ping it")
+    parser.add_argument("--release", type=float, required=True, help="a release's byte in copies with a proof")
+    parser.add_argument("--file", type=float, required=True, help="a model's byte in copies with a proof")
     options = parser.parse_args()
     names = [f"{options.prefix}{number:02d}" for number in range(1, options.hosts + 1)]
     variables = {
@@ -275,28 +312,35 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="bench-serve-", dir="/var/tmp") as held:
             folder = Path(held)
             fleet = Fleet(names, folder, variables)
-            wrong, cost = fixed(fleet, options.artifact, options.model, folder)
+            wrong, pings, seconds = fixed(fleet, options.artifact, options.model, folder)
             # What serves would take from the processors what is to be counted.
             on_all(names, lambda name: run(PODMAN, "exec", name, "systemctl", "stop", "llama-server@bench"))
             files = tuple(random_bytes(folder / f"{size // MIB}.gguf", size) for size in FILES)
             small, large = (fleet.play("llama_model", **file_variables(file)) for file in files)
-            by_file = further("a model", small, large, (files[0], files[1]), len(names), folder)
+            by_file, model, model_cp = further("a model", small, large, (files[0], files[1]), len(names), folder)
             artifact = larger(options.artifact, folder)
             # Again from nothing, beside the same of the larger one: what is there is not sent.
             on_all(names, lambda name: run(PODMAN, "exec", name, "rm", "-rf", "/opt/llamafleet", "/var/lib/llamafleet"))
             small = fleet.play("llama_install")
             large = fleet.play("llama_install", **release_variables(artifact))
-            by_release = further("a release", small, large, (options.artifact, artifact), len(names), folder)
+            by_release, release, release_cp = further(
+                "a release", small, large, (options.artifact, artifact), len(names), folder
+            )
     finally:
         run(HOST, "down", "--prefix", options.prefix)
-    print(f"  a host costs {cost:.1f} s of the processors whatever the size of the files")
+    bytes_alone, by_cp = model + release, model_cp + release_cp
+    real = " and ".join(f"{what} of {size / 1e9:g} GB" for what, size in REAL.items())
+    print(
+        f"  so {real} would take {len(names)} such hosts about {seconds + bytes_alone:.0f} s: {seconds:.0f} s whatever"
+        f" the size, {bytes_alone:.0f} s for the bytes, where cp alone takes {by_cp:.0f} s"
+    )
     for what, value, limit in (
-        ("a host's processor seconds", cost, options.fixed),
-        ("a release's byte as a multiple of cp's", by_release, options.release),
-        ("a model's byte as a multiple of cp's", by_file, options.file),
+        ("a host costs as much as {} plays that only ping it", pings, options.steps),
+        ("a byte of a release costs {} times copying and proving it", by_release, options.release),
+        ("a byte of a model costs {} times copying and proving it", by_file, options.file),
     ):
         if value > limit:
-            wrong.append(f"{what}: {value:.1f}, and the limit is {limit:g}")
+            wrong.append(f"{what.format(format(value, '.1f'))}, and the limit is {limit:g}")
     for line in wrong:
         print(f"  {line}", file=sys.stderr)
     return 1 if wrong else 0
