@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 
 # As in micromamba, beside this file.
-sys.path.append("/root/rattler")
+sys.path.append("/srv/rattler")
 
 from rattler.index import index_fs
 
