@@ -13,8 +13,8 @@ author: llamafleet contributors (@llamafleet)
 description:
   - Takes the text of an explicit lock and C(conda) of a plan (P(llamafleet.turboquant.toolchain_plan#filter)).
     Returns what is wrong with it as sentences, an empty list where the toolchain can be installed from it.
-  - Each package address needs a digest that micromamba looks at (32 or 64 digits), all packages must be for the machine
-    of the plan, and all that the plan names must be there, in the versions that the plan names.
+  - Each package address needs a digest that micromamba looks at, all packages must be for the machine of the plan, none
+    may be there twice, and all that the plan names must be there, in the versions that the plan names.
 positional: conda
 options:
   _input:
@@ -47,7 +47,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _toolchain
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _conda_lock
 
 
 def conda_lock_problems(lock: Any, conda: Any) -> list[str]:
@@ -58,7 +58,7 @@ def conda_lock_problems(lock: Any, conda: Any) -> list[str]:
         raise AnsibleFilterError(
             f"conda_lock_problems: conda has platform and specs, as a plan has them, got {conda!r}"
         )
-    return _toolchain.conda_lock_problems(lock.splitlines(), conda)
+    return _conda_lock.conda_lock_problems(lock.splitlines(), conda)
 
 
 class FilterModule:

@@ -122,6 +122,10 @@ options:
     description: Where the conda toolchain lives.
     type: path
     default: /opt/llamafleet/toolchain/env
+  conda_channel:
+    description: The channel that the conda toolchain is of, a name or the address of a mirror.
+    type: str
+    default: conda-forge
 seealso:
   - name: Toolchains
     description: How the choice is made, and what to do where it refuses.
@@ -213,8 +217,10 @@ _value:
       type: str
     conda:
       description:
-        - For the method conda its C(prefix), C(channels), C(platform), C(specs), C(micromamba) (the program's C(url)
-          and C(sha256)), and C(lock_commands), which make the lock of such an environment.
+        - For the method conda its C(prefix), C(channel), C(platform), C(specs), C(micromamba) (the program's C(url) and
+          C(sha256)), C(lock_name) (what the file of its lock is called), and C(solve_arguments) and
+          C(solve_environment), with which that program names the packages of a lock
+          (P(llamafleet.turboquant.conda_lock#filter)).
       type: dict
     warnings:
       description: What a person should know, as sentences.

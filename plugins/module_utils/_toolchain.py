@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _rocwmma
+from . import _conda_lock, _rocwmma
 
 BACKENDS = ("cpu", "vulkan", "rocm", "cuda")
 METHODS = ("packages", "conda")
@@ -338,8 +338,14 @@ COPR_FINGERPRINT = "E46594C63703DCEE9DF6E1B2EE96A7C97CF67FC8"
 COPR_RELEASES = {42: 14, 43: 14, 44: 15}
 _COPR_SOURCE = "negativo17/cuda-gcc, branches of 2024-12 to 2026-03; the key of distribution-gpg-keys 1.121"
 
+# The packages that conda-forge builds its own llama.cpp with, on linux-64 and linux-aarch64, for CUDA 12.9 and 13.0 and
+# Vulkan, and what a build by hand needs besides. Source: conda-forge/llama.cpp-feedstock 9397f29 of 2026-07-20, whose
+# builds take GCC 14 and, with CUDA 13.0, make code for GPUs from 7.5 to 12.1.
 CONDA_BASE = ("c-compiler", "cxx-compiler", "cmake", "ninja", "git", "ccache", "openssl", "pkg-config")
 CONDA_CUDA = ("cuda-nvcc", "cuda-cudart-dev", "cuda-driver-dev", "cuda-cccl", "libcublas-dev")
+# Servers and GB10 are sbsa; tegra is another CUDA, of Jetson boards, which some versions have beside it
+# (conda-forge/arm-variant-feedstock; libcublas only constrains it, so nothing else of a solve has to name it).
+CONDA_CUDA_OF = {"aarch64": ("arm-variant=*=sbsa",)}
 CONDA_VULKAN = ("libvulkan-headers", "libvulkan-loader", "shaderc", "spirv-headers")
 CONDA_PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 # The program that installs a lock; github.com/mamba-org/micromamba-releases, release 2.9.0-0 and its files' digests.
@@ -996,6 +1002,7 @@ def _plan_conda(
     targets: Sequence[Any],
     driver_version: str | None,
     prefix: str,
+    channel: str,
 ) -> dict[str, Any]:
     if backend == "rocm":
         return _refused(
@@ -1007,9 +1014,13 @@ def _plan_conda(
     triplet = f"{machine}-conda-linux-gnu"
     plan["conda"] = {
         "prefix": prefix,
-        "channels": ["conda-forge"],
+        "channel": channel,
         "platform": CONDA_PLATFORMS[machine],
         "specs": specs,
+        # What every release of the table has, at the least.
+        "solve_environment": _conda_lock.solve_environment(
+            machine, _dotted(min(known.glibc for known in RELEASES.values())), ""
+        ),
         "micromamba": {
             "url": f"{MICROMAMBA_URL}{CONDA_PLATFORMS[machine]}",
             "sha256": MICROMAMBA_SHA256[CONDA_PLATFORMS[machine]],
@@ -1052,11 +1063,12 @@ def _plan_conda(
         return _refused(plan, "; ".join(reasons), fits[-1:] or ["hosts of one kind in one build, and a newer driver"])
     plan["version"] = version
     plan["driver_minimum"] = CUDAS[version].drivers
+    plan["conda"]["solve_environment"]["CONDA_OVERRIDE_CUDA"] = version
     draft.because("conda-forge feedstocks cuda-version and cuda-nvcc (cuda-nvcc pins its own range of GCC)")
     draft.because(_GPUS_SOURCE)
     draft.because(_DRIVERS_SOURCE)
     specs.append(f"cuda-version={version}")
-    specs += CONDA_CUDA
+    specs += [*CONDA_CUDA, *CONDA_CUDA_OF.get(machine, ())]
     options.update({"GGML_CUDA": "ON", "CMAKE_CUDA_COMPILER": f"{prefix}/bin/nvcc", "CUDAToolkit_ROOT": prefix})
     environment = plan["environment"]
     _finish_cuda(plan, draft, capabilities, version)
@@ -1085,6 +1097,7 @@ def _plan_one(
     rocwmma: bool = False,
     leftover_rocm: bool = False,
     conda_prefix: str = CONDA_PREFIX,
+    conda_channel: str = _conda_lock.DEFAULT_CHANNEL,
 ) -> dict[str, Any]:
     """Plan for one backend."""
     number, release = release_of(host)
@@ -1099,7 +1112,10 @@ def _plan_one(
     draft.because(release.source)
     plan = _empty_plan(number, release, backend, method, draft)
     if method == "conda":
-        return _plan_conda(plan, draft, backend, machine, cuda_version, gpu_targets, driver_version, conda_prefix)
+        channel = _conda_lock.check_channel(str(conda_channel))
+        return _plan_conda(
+            plan, draft, backend, machine, cuda_version, gpu_targets, driver_version, conda_prefix, channel
+        )
 
     plan["packages"]["base"] = list(BASE_PACKAGES)
     if backend == "cuda":
@@ -1210,68 +1226,15 @@ def _merged(plans: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     for key in ("environment", "cmake_options"):
         merged[key] = {name: value for plan in plans.values() for name, value in plan[key].items()}
     if merged["conda"]:
-        merged["conda"] = {**merged["conda"], "specs": all_of("conda", "specs")}
-        merged["conda"]["lock_commands"] = conda_lock_commands(merged["conda"])
+        conda = {**merged["conda"], "specs": all_of("conda", "specs")}
+        conda["lock_name"] = _conda_lock.lock_name(conda["platform"], plans, merged["version"])
+        conda["solve_arguments"] = _conda_lock.solve_arguments(conda)
+        merged["conda"] = conda
     for name, plan in plans.items():
         if not plan["supported"]:
             reason = plan["reason"] if len(plans) < 3 else f"for {name}, {plan['reason']}"
             return _refused(merged, reason, plan["would_work"])
     return merged
-
-
-def conda_lock_commands(conda: Mapping[str, Any], lock: str = "toolchain.lock") -> list[str]:
-    """Return the commands that make the lock of a conda toolchain, on any machine with the network."""
-    place = "/tmp/llamafleet-toolchain"
-    channels = " ".join(f"--channel {name}" for name in conda["channels"])
-    return [
-        f"micromamba create --yes --prefix {place} --platform {conda['platform']} --override-channels {channels} "
-        + " ".join(conda["specs"]),
-        f"micromamba env export --explicit --prefix {place} > {lock}",
-    ]
-
-
-# An address of a package, with its subfolder, name and version; conda's file names are NAME-VERSION-BUILD.
-_CONDA_PACKAGE = re.compile(
-    r"[a-z]+://\S+/(?P<subdir>[^/\s]+)/(?P<name>[^/\s]+)-(?P<version>[^-/\s]+)-[^-/\s]+\.(?:conda|tar\.bz2)"
-    r"#(?:sha256:)?(?P<digest>[0-9a-f]+)"
-)
-
-
-def conda_lock_problems(lines: Iterable[str], conda: Mapping[str, Any]) -> list[str]:
-    """Say why a lock is not one that the toolchain of a plan can be installed from; nothing where it is.
-
-    Args:
-        lines: the lock, as C(micromamba env export --explicit) writes it.
-        conda: C(conda) of a plan: platform and specs.
-
-    Returns:
-        Sentences, each with the package, what the lock says of it and what the plan wants.
-
-    micromamba looks at digests of 32 (md5) and 64 (sha256) digits and passes over others without a word; it does so
-    with sha256 since 2.1.0 (mamba-org/mamba commit b3a48ce36).
-    """
-    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    problems = [] if "@EXPLICIT" in entries else ["it has no line @EXPLICIT"]
-    versions: dict[str, str] = {}
-    for entry in entries:
-        if entry == "@EXPLICIT":
-            continue
-        found = _CONDA_PACKAGE.fullmatch(entry)
-        if found is None or len(found["digest"]) not in (32, 64):
-            problems.append(
-                f"{entry!r} is not the address of a package that ends with # and a digest of 32 or 64 digits"
-            )
-        elif found["subdir"] not in (conda["platform"], "noarch"):
-            problems.append(f"{found['name']} is for {found['subdir']}, this host is {conda['platform']}")
-        else:
-            versions[found["name"]] = found["version"]
-    for spec in conda["specs"]:
-        name, _equals, wanted = spec.partition("=")
-        if name not in versions:
-            problems.append(f"{name} is missing")
-        elif wanted and not f"{versions[name]}.".startswith(f"{wanted}."):
-            problems.append(f"{name} is {versions[name]}, the plan of this host has {wanted}")
-    return problems
 
 
 _STATES = {

@@ -55,6 +55,7 @@ def served(folder: Path) -> dict[str, dict]:
     """Return toolchain_served of each builder, as the play itself computes it."""
     (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/build.yml").read_text()) if play.get("name") == PLAY]
     play.pop("roles")
+    play["vars_files"] = [str(ROOT / "playbooks" / path) for path in play["vars_files"]]
     play["hosts"] = "builder:both:own:radeon:plain"
     place = f"{folder}/{{{{ inventory_hostname }}}}.json"
     keep = {"content": "{{ toolchain_served | to_json }}", "dest": place, "mode": "0644"}

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llamafleet.turboquant.plugins.filter.conda_lock_problems import FilterModule
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _toolchain
 
 conda_lock_problems = FilterModule().filters()["conda_lock_problems"]
-LOCK = (Path(__file__).parents[4] / "molecule/toolchain/files/conda.lock").read_text(encoding="utf-8")
+NAMES = ("c-compiler", "cxx-compiler", "cmake", "ninja", "git", "ccache", "openssl", "pkg-config")
+CHANNEL = "https://conda.example/conda-forge"
+LOCK = "\n".join(["@EXPLICIT", *(f"{CHANNEL}/linux-64/{name}-1.0.0-0.conda#{'a' * 32}" for name in NAMES)])
 
 
-def test_the_lock_of_the_scenario_is_one_for_processors_and_not_for_cuda():
+def test_a_lock_for_processors_is_none_for_cuda():
     cpu, cuda = (_toolchain.toolchain_plan(44, backend, method="conda")["conda"] for backend in ("cpu", "cuda"))
     assert conda_lock_problems(LOCK, cpu) == []
     assert conda_lock_problems(LOCK, cuda)[:2] == ["cuda-version is missing", "cuda-nvcc is missing"]

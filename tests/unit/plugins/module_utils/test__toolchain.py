@@ -330,10 +330,6 @@ def test_conda_for_several_backends_is_one_environment():
     got = plan(44, ["cuda", "vulkan"], method="conda", gpu_targets=["8.9"])
     assert {"cuda-nvcc", "shaderc", "cmake"} <= {*got["conda"]["specs"]}
     assert len(got["conda"]["specs"]) == len({*got["conda"]["specs"]})
-    create, export = got["conda"]["lock_commands"]
-    assert create.endswith(" ".join(got["conda"]["specs"]))
-    assert "--platform linux-64" in create
-    assert export.startswith("micromamba env export --explicit")
     # A build for the processor on that builder takes the same compilers.
     assert got["backends"]["cpu"]["cmake_options"]["CMAKE_CXX_COMPILER"].startswith("/opt/llamafleet/toolchain/env")
 
@@ -453,53 +449,6 @@ def test_conda_brings_a_cuda_that_fits_the_gpus_and_the_driver(options, version)
     assert outside == []
 
 
-CONDA = "https://conda.example/conda-forge"
-
-
-def conda_lock(conda, **versions):
-    """Return a lock with all that a plan names, a package of another name, and one for every machine."""
-    lines = ["# made for a test", "@EXPLICIT", f"{CONDA}/noarch/tzdata-2026a-h0_1.tar.bz2#{'a' * 32}"]
-    for spec in conda["specs"]:
-        name, _equals, wanted = spec.partition("=")
-        lines.append(
-            f"{CONDA}/{conda['platform']}/{name}-{versions.get(name) or wanted or '1.0'}-h0_1.conda#{'b' * 64}"
-        )
-    return lines
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("backends", ["cpu", "vulkan", "cuda", ["cuda", "vulkan"]])
-def test_a_lock_with_all_that_the_plan_names_has_no_problem(machine, backends):
-    conda = plan(44, backends, method="conda", machine=machine, gpu_targets=["12.1"])["conda"]
-    assert _toolchain.conda_lock_problems(conda_lock(conda), conda) == []
-    # A CUDA release is named by its first two numbers, a package by all of them.
-    longer = conda_lock(conda, **{name: "13.0.88" for name in ("cuda-nvcc", "cuda-version") if "cuda" in backends})
-    assert _toolchain.conda_lock_problems(longer, conda) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda lines: [line for line in lines if line != "@EXPLICIT"], "it has no line @EXPLICIT"),
-        (lambda lines: [line for line in lines if "/cmake-" not in line], "cmake is missing"),
-        (lambda lines: [line.replace("version-13.0-", "version-12.9-") for line in lines],
-         "cuda-version is 12.9, the plan of this host has 13.0"),
-        (lambda lines: [line.replace("version-13.0-", "version-13.01-") for line in lines],
-         "cuda-version is 13.01, the plan of this host has 13.0"),
-        (lambda lines: [line.replace("linux-64/git-", "linux-aarch64/git-") for line in lines],
-         "git is for linux-aarch64, this host is linux-64"),
-        # micromamba passes over digests of other lengths, so nothing would be verified.
-        (lambda lines: [line[:-24] for line in lines], "a digest of 32 or 64 digits"),
-        (lambda lines: [line.partition("#")[0] or line for line in lines], "a digest of 32 or 64 digits"),
-        (lambda lines: [*lines, "conda-forge/linux-64::ninja==1.13=h0"], "::ninja==1.13=h0' is not the address"),
-    ],
-)  # fmt: skip
-def test_a_lock_of_something_else_is_told_by_its_packages(change, problem):
-    conda = plan(44, "cuda", method="conda", gpu_targets=["8.9"])["conda"]
-    problems = _toolchain.conda_lock_problems(change(conda_lock(conda)), conda)
-    assert any(problem in text for text in problems), problems
-
-
 def test_the_program_that_installs_a_lock_is_pinned_for_each_machine():
     programs = [
         plan(44, "cpu", method="conda", machine=machine)["conda"]["micromamba"] for machine in ("x86_64", "aarch64")
@@ -592,9 +541,3 @@ def test_no_plan_silences_the_compiler_check_and_every_refusal_has_a_reason(
 def test_the_rendered_matrix_is_this_table():
     text = (ROOT / "docs" / "toolchain_matrix.md").read_text(encoding="utf-8")
     assert text == _toolchain.matrix(), "run: python3 -m plugins.module_utils._toolchain > docs/toolchain_matrix.md"
-
-
-def test_the_documentation_shows_the_commands_that_the_role_prints():
-    text = (ROOT / "docs" / "toolchains.md").read_text(encoding="utf-8")
-    commands = plan(44, method="conda", gpu_targets=["8.9"])["conda"]["lock_commands"]
-    assert f"```sh\n{chr(10).join(commands)}\n```" in text
