@@ -460,7 +460,7 @@ def bench(tally: Tally) -> None:
         ("bench_memory", "--first", "75", "--again", "2000", "--new", "750"),
         ("bench_plan_fleet", "--limit", "60"),
         ("bench_site", "--most", "40", "--most-roles", "15", "--limit-roles", "6", "--core", str(core.venv)),
-        # measured are 12 to 14 plays that only ping a host, and 1.0 to 1.5 and 2.4 to 3.6 copies with a proof
+        # measured are 12 to 14 plays that only ping a host, and 0.8 to 1.5 and 2.4 to 3.6 copies with a proof
         ("bench_serve", "--steps", "16", "--release", "2.5", "--file", "5", "--artifact", server, "--model", model),
     ):
         tally.check(name, [sys.executable, f"tests/bench/{name}.py", *promise], cwd=copied, env=_environment())
