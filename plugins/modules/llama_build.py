@@ -266,8 +266,7 @@ class Builder:
         backends = self.backends
         repository = _known_builds.repository_of(source.url)
         commit = source.identity if source.kind == "git" else ""
-        known = _known_builds.look_up(repository, source.number, commit, backends)
-        refused = _known_builds.refusal(known) or _known_builds.number_missing(repository, source.number, commit)
+        refused = _known_builds.number_missing(repository, source.number, commit)
         if refused and not params["allow_known_bad"]:
             raise _build_plan.BuildError(refused)
 
@@ -292,11 +291,15 @@ class Builder:
             toolchain_options=self.toolchain_options,
             rpath=self.rpath,
         )
+        targets = request.options["GPU_TARGETS"].split(";") if "rocm" in backends else []
+        known = _known_builds.look_up(repository, source.number, commit, backends, targets)
+        refused = _known_builds.refusal(known)
+        if refused and not params["allow_known_bad"]:
+            raise _build_plan.BuildError(refused)
         if params["rocwmma"] and "rocm" in backends:
-            _build_plan.check_rocwmma(
-                request.options["GPU_TARGETS"].split(";"), _build_host.rocwmma_version(self.environment)
-            )
-        need = _build_plan.disk_needed(backends, max(len(params["cuda_architectures"]), len(params["gpu_targets"])))
+            _build_plan.check_rocwmma(targets, _build_host.rocwmma_version(self.environment))
+        architectures = request.options["CMAKE_CUDA_ARCHITECTURES"].split(";") if "cuda" in backends else []
+        need = _build_plan.disk_needed(backends, max(len(architectures), len(targets)))
         found: dict[str, Any] = {
             "notes": [f"{row.why} ({row.source})" for row in known if row.verdict in ("note", "lacks")],
             "need_mib": need,

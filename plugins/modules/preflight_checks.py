@@ -57,6 +57,17 @@ options:
     type: list
     elements: str
     default: []
+  gpu_targets:
+    description:
+      - The gfx names that a build for ROCm names, such as V(gfx1151); some builds are bad for some GPUs only. Empty for
+        those of the host's GPUs.
+    type: list
+    elements: str
+    default: []
+  allow_known_bad:
+    description: Whether a build that is known to be bad is a warning and not a refusal.
+    type: bool
+    default: false
   disk:
     description: What is to be written. Needs on the same file system are added up.
     type: list
@@ -227,6 +238,8 @@ def main() -> None:
             },
             "cuda_version": {"type": "str", "default": ""},
             "builds": {"type": "list", "elements": "str", "default": []},
+            "gpu_targets": {"type": "list", "elements": "str", "default": []},
+            "allow_known_bad": {"type": "bool", "default": False},
             "disk": {
                 "type": "list",
                 "elements": "dict",
@@ -286,6 +299,8 @@ def main() -> None:
         backends=given["backends"],
         cuda_version=given["cuda_version"],
         builds=given["builds"],
+        gpu_targets=given["gpu_targets"],
+        allow_known_bad=given["allow_known_bad"],
         disk=[*given["disk"], *models],
         plan=plan,
         plan_findings=given["plan_findings"],

@@ -77,7 +77,56 @@ def test_every_row_says_where_it_is_from():
         assert row.source
         assert row.last is None or row.first <= row.last
         if row.verdict == "bad":
-            assert re.fullmatch(r"[0-9a-f]{40}", row.take)
+            # Something that is not itself bad.
+            assert re.fullmatch(
+                r"commit [0-9a-f]{40}|(b[0-9]+ or newer, or )?the backend vulkan for these GPUs", row.take
+            )
+            newer = re.match(r"b([0-9]+) or newer", row.take)
+            if newer:
+                rows = _known_builds.look_up(row.repository, int(newer.group(1)), "", row.backends, row.gpu_targets)
+                assert _known_builds.refusal(rows) is None
+            elif row.take.startswith("commit"):
+                assert _known_builds.refusal(_known_builds.look_up("", 0, row.take.split()[1], ["cpu"])) is None
+
+
+@pytest.mark.parametrize(
+    ("repository", "number", "backends", "targets", "refused"),
+    [
+        # The pin itself, on the two parts that its hip.h does not know as RDNA 3.5.
+        (_known_builds.FORK, 9079, ["rocm"], ["gfx1152"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
+        (_known_builds.FORK, 9079, ["rocm"], ["gfx1151", "gfx1153"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
+        (_known_builds.FORK, 9079, ["rocm"], ["gfx1150", "gfx1151", "gfx1100"], None),
+        (_known_builds.FORK, 9079, ["vulkan"], ["gfx1152"], None),
+        (_known_builds.FORK, 9079, ["rocm"], [], None),
+        (_known_builds.UPSTREAM, 9453, ["rocm"], ["gfx1152"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
+        (_known_builds.UPSTREAM, 9453, ["rocm"], ["gfx1151"], None),
+        # An APU's GPU that computes on the host's memory.
+        (_known_builds.UPSTREAM, 10039, ["rocm"], ["gfx1151"], None),
+        (_known_builds.UPSTREAM, 10040, ["rocm"], ["gfx1151"], "prompts longer than the ubatch"),
+        (_known_builds.UPSTREAM, 10864, ["cpu", "rocm"], ["gfx1150:xnack-"], "prompts longer than the ubatch"),
+        (_known_builds.UPSTREAM, 10864, ["rocm"], ["gfx1100", "gfx1201"], None),
+        (_known_builds.UPSTREAM, 10865, ["rocm"], ["gfx1151"], None),
+        (_known_builds.UPSTREAM, 11434, ["rocm"], ["gfx1151", "gfx1152"], None),
+        (_known_builds.UPSTREAM, 10864, ["vulkan"], ["gfx1151"], None),
+    ],
+)  # fmt: skip
+def test_a_build_may_be_bad_for_some_gpus_only(repository, number, backends, targets, refused):
+    found = _known_builds.refusal(_known_builds.look_up(repository, number, "", backends, targets))
+    assert (found is None) is (refused is None)
+    if refused:
+        assert refused in found
+        assert "the backend vulkan for these GPUs, or set llama_build_allow_known_bad to true" in found
+        assert f"b{number}" in found or " to b" in found
+
+
+@pytest.mark.parametrize(("repository", "number"), [(_known_builds.FORK, 10600), (_known_builds.UPSTREAM, 10900)])
+def test_whoever_builds_for_an_apu_hears_what_may_be_wrong_there(repository, number):
+    def said(targets):
+        rows = _known_builds.look_up(repository, number, "", ["rocm"], targets)
+        return [row for row in rows if "longer than the ubatch" in row.why]
+
+    assert [row.verdict for row in said(["gfx1151"])] == ["note"]
+    assert said(["gfx1100"]) == []
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,33 @@ def test_builds(build, identifier, severity, words):
         assert "b5721" not in "; ".join(finding.message for finding in findings)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_build_that_is_bad_on_this_gpu_is_refused_before_anything_changes(allowed):
+    def found(targets, backends=("rocm",)):
+        rows = _preflight.check_builds(["turboquant-69d8e4be"], backends, targets, allow_known_bad=allowed)
+        return [finding for finding in rows if finding.id == "build_known_bad"]
+
+    (finding,) = found(["gfx1152"])
+    assert finding.severity == ("warning" if allowed else "refusal")
+    assert "take the backend vulkan for these GPUs" in finding.message
+    assert ("set llama_build_allow_known_bad" in finding.message) is not allowed
+    assert found(["gfx1151"]) == []
+    assert found(["gfx1152"], ["vulkan"]) == []
+    # What holds for every GPU can be allowed as well.
+    (finding,) = _preflight.check_builds(["turboquant-b10000"], allow_known_bad=allowed)
+    assert finding.severity == ("warning" if allowed else "refusal")
+
+
+def test_the_gpus_of_a_build_are_those_it_names_or_those_of_the_host(tmp_path):
+    def refused(**wishes):
+        findings = Host(tmp_path, "strix_halo_128").judge(backends=["rocm"], builds=["upstream-b10500"], **wishes)
+        return "build_known_bad" in [finding["id"] for finding in findings]
+
+    assert refused()
+    assert not refused(gpu_targets=["gfx1100"])
+    assert refused(gpu_targets=["gfx1100", "gfx1151"])
+
+
 def test_the_report_lists_all_findings_and_refusals_first(tmp_path):
     changes = {"/etc/os-release": "ID=debian\n", "/run/systemd/system/x": None, "/run/ostree-booted": ""}
     findings = Host(tmp_path, "rtx_5090", changes).judge(backends=["cuda"], cuda_version="12.6")

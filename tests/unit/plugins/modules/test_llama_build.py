@@ -24,15 +24,33 @@ def test_the_job_takes_along_whatever_its_files_import():
                 )
 
 
+PARAMS = {
+    "backends": ["cpu"], "targets": ["llama-server"], "cpu_features": [], "arm_arch": "armv8.2-a",
+    "cuda_architectures": [], "gpu_targets": [], "cache_type_pairs": [], "rocwmma": False, "tls": "never",
+    "cmake_options": {}, "toolchain": {}, "allow_known_bad": False,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [(0, "has no number in llama_build_source"), (10000, "builds b9914 to b10513 .* are known to be bad")],
 )
 def test_a_commit_of_the_fork_is_compared_with_what_is_known_to_be_bad(tmp_path, number, said):
     source = {"kind": "git", "url": f"https://mirror.invalid/{_known_builds.FORK}.git", "commit": "1" * 40}
-    params = {
-        "source": {**source, "number": number}, "backends": ["cpu"], "directory": str(tmp_path), "toolchain": {},
-        "allow_known_bad": False,
-    }  # fmt: skip
+    params = {**PARAMS, "source": {**source, "number": number}, "directory": str(tmp_path)}
     with pytest.raises(_build_plan.BuildError, match=said):
+        llama_build.Builder(params).plan()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gpu_targets": ["gfx1151", "gfx1152"]},
+        {"toolchain": {"cmake_options": {"GPU_TARGETS": "gfx1152"}, "environment": {}, "run_path": [], "problems": []}},
+    ],
+)
+def test_the_pin_is_refused_for_the_gpus_that_it_computes_wrongly_on(tmp_path, given):
+    source = {"kind": "git", "url": "/srv/mirror", "commit": _known_builds.DEFAULT_COMMIT}
+    params = {**PARAMS, "source": source, "directory": str(tmp_path), "backends": ["rocm"], **given}
+    with pytest.raises(_build_plan.BuildError, match=r"for gfx1152, gfx1153 is known to be bad.*Take the backend vul"):
         llama_build.Builder(params).plan()
