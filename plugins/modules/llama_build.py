@@ -261,12 +261,15 @@ class Builder:
         source = _build_plan.parse_source(params["source"])
         if source.kind == "directory":
             source = _build_plan.parse_source(params["source"], _build_source.digest_directory(Path(source.path)))
-        if source.commit and source.identity == _known_builds.DEFAULT_COMMIT and source.number == 0:
+        # What a folder holds no commit tells.
+        commit = "" if source.kind == "directory" else str(params["source"].get("commit") or "")
+        if _known_builds.is_default(commit) and source.number == 0:
             source = source._replace(number=_known_builds.DEFAULT_NUMBER)
         backends = self.backends
-        repository = _known_builds.repository_of(source.url)
-        commit = source.identity if source.kind == "git" else ""
-        refused = _known_builds.number_missing(repository, source.number, commit)
+        repository = _known_builds.repository_of(f"{source.url} {source.path}")
+        refused = None
+        if source.kind != "directory":
+            refused = _known_builds.number_missing(repository, source.number, commit)
         if refused and not params["allow_known_bad"]:
             raise _build_plan.BuildError(refused)
 

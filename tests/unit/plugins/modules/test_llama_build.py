@@ -31,15 +31,44 @@ PARAMS = {
 }  # fmt: skip
 
 
+GIT = {"kind": "git", "commit": "1" * 40}
+ARCHIVE = {"kind": "archive", "sha256": "2" * 64}
+NO_NUMBER = "has no number in llama_build_source"
+KNOWN_BAD = "builds b9914 to b10513 .* are known to be bad"
+
+
 @pytest.mark.parametrize(
-    ("number", "said"),
-    [(0, "has no number in llama_build_source"), (10000, "builds b9914 to b10513 .* are known to be bad")],
+    ("source", "said"),
+    [
+        ({**GIT, "url": f"https://mirror.invalid/{_known_builds.FORK}.git"}, NO_NUMBER),
+        ({**GIT, "url": f"https://mirror.invalid/{_known_builds.FORK}.git", "number": 10000}, KNOWN_BAD),
+        ({**GIT, "url": f"https://github.com/{_known_builds.FORK.lower()}", "number": 10000}, KNOWN_BAD),
+        ({**GIT, "url": "file:///srv/git/turboquant.git", "number": 10000}, KNOWN_BAD),
+        ({**ARCHIVE, "url": f"https://github.com/{_known_builds.FORK}/archive/x.tar.gz"}, NO_NUMBER),
+        ({**ARCHIVE, "url": f"https://github.com/{_known_builds.FORK}/archive/x.tar.gz", "number": 10000}, KNOWN_BAD),
+        ({**ARCHIVE, "path": "/srv/llama-cpp-turboquant-b10000.tar.gz", "number": 10000}, KNOWN_BAD),
+    ],
 )
-def test_a_commit_of_the_fork_is_compared_with_what_is_known_to_be_bad(tmp_path, number, said):
-    source = {"kind": "git", "url": f"https://mirror.invalid/{_known_builds.FORK}.git", "commit": "1" * 40}
-    params = {**PARAMS, "source": {**source, "number": number}, "directory": str(tmp_path)}
+def test_the_fork_is_compared_with_what_is_known_to_be_bad_wherever_it_comes_from(tmp_path, source, said):
+    params = {**PARAMS, "source": source, "directory": str(tmp_path)}
     with pytest.raises(_build_plan.BuildError, match=said):
         llama_build.Builder(params).plan()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "directory"},
+        {**ARCHIVE, "path": "/srv/turboquant.tar.gz", "commit": _known_builds.DEFAULT_COMMIT[:9]},
+        {**GIT, "url": "https://mirror.invalid/ggml-org/llama.cpp"},
+    ],
+)
+def test_what_cannot_be_compared_or_is_the_pin_is_built(tmp_path, source):
+    tree = tmp_path / "turboquant"
+    tree.mkdir()
+    given = {**source, "path": str(tree)} if source["kind"] == "directory" else source
+    params = {**PARAMS, "source": given, "directory": str(tmp_path / "build")}
+    assert llama_build.Builder(params).plan()["fingerprint"]
 
 
 @pytest.mark.parametrize(
