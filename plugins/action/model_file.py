@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible import constants as C
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -100,8 +101,12 @@ class Joined:
 
     @contextlib.contextmanager
     def as_file(self, offset: int, count: int) -> Iterator[tuple[str, int]]:
-        """Name a file that holds these bytes, and how many they are: the file itself where it is asked for whole."""
-        if len(self.paths) == 1 and offset == 0 and count >= self.size:
+        """Name a file that holds these bytes, and how many they are: the file itself where it is asked for whole.
+
+        Not one that its owner may not write: sftp gives what arrives the same mode, and nothing could be sent over it.
+        """
+        whole = len(self.paths) == 1 and offset == 0 and count >= self.size
+        if whole and Path(self.paths[0][0]).stat().st_mode & 0o200:
             yield self.paths[0]
             return
         with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP) as local:
@@ -149,11 +154,11 @@ class ActionModule(ActionBase):
             return self._public(self._step({}, task_vars))
         plan = self._step({"phase": "plan"}, task_vars)
         if plan.get("failed"):
-            return self._public(plan)
+            return self._explained(plan, paths)
         first = self._background(task_vars) if plan["due"] else plan
         missing = first.get("needs_copy") or []
         if first.get("failed") or not missing:
-            return self._public(first)
+            return self._explained(first, paths)
         last: dict[str, Any] = {}
         for number, entry in enumerate(missing, start=1):
             joined = Joined(paths[entry["name"]])
@@ -246,7 +251,8 @@ class ActionModule(ActionBase):
 
         last: nothing is sent after this file, so the host goes on with what is to be done then.
         """
-        chunk_size = int(self.args.get("chunk_mib") or 128) << 20
+        smallest = chunk_size = int(self.args.get("chunk_mib") or 128) << 20
+        largest = max(smallest, LARGEST_CHUNK)
         if self._connection._shell.tmpdir is None:
             self._make_tmp_path()
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "chunk")
@@ -254,13 +260,23 @@ class ActionModule(ActionBase):
         said = started
         while True:
             begun = time.monotonic()
-            with joined.as_file(offset, chunk_size) as (local, size):
-                if size == 0:
-                    raise AnsibleActionFail(
-                        f"model file {name!r}: {joined.paths[-1][0]} became shorter while it was sent; "
-                        f"{joined.size} bytes were there in the beginning, {offset} were sent"
-                    )
-                self._transfer_file(local, remote)
+            try:
+                with joined.as_file(offset, chunk_size) as (local, size):
+                    if size:
+                        self._transfer_file(local, remote)
+            except (AnsibleError, OSError) as exc:
+                if chunk_size > smallest:
+                    # The room for a larger one may have been missing, here or on the host.
+                    chunk_size = largest = smallest
+                    continue
+                if isinstance(exc, OSError):
+                    raise AnsibleActionFail(f"model file {name!r}: {exc.filename}: {exc.strerror}") from exc
+                raise
+            if size == 0:
+                raise AnsibleActionFail(
+                    f"model file {name!r}: {joined.paths[-1][0]} became shorter while it was sent; "
+                    f"{joined.size} bytes were there in the beginning, {offset} were sent"
+                )
             seconds = time.monotonic() - begun
             # Read by the user that the module becomes; nothing of it is run.
             self._fixup_perms2((self._connection._shell.tmpdir, remote), execute=False)
@@ -270,8 +286,10 @@ class ActionModule(ActionBase):
             if step.get("failed") or int(step["size"]) >= joined.size:
                 return step
             offset = int(step["size"])
-            if seconds < QUICK:
-                chunk_size = max(chunk_size, min(2 * chunk_size, LARGEST_CHUNK))
+            # Every fork of the controller may come to keep one in the same place.
+            room = shutil.disk_usage(C.DEFAULT_LOCAL_TMP).free
+            if seconds < QUICK and room > 2 * chunk_size * C.DEFAULT_FORKS:
+                chunk_size = min(2 * chunk_size, largest)
             now = time.monotonic()
             if now - said >= 5:
                 said = now

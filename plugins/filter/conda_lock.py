@@ -43,7 +43,7 @@ EXAMPLES = r"""
   environment: "{{ plan.conda.solve_environment }}"
   register: solved
   changed_when: false
-  failed_when: false
+  failed_when: solved.stdout | length == 0
 
 - name: Write the lock
   ansible.builtin.copy:

@@ -123,6 +123,9 @@ options:
       - Size of the first chunk in which a file of the controller is sent, in MiB. A next one is twice as large while
         the one before took less than four seconds, up to 1024 MiB. What an interrupted run has to send again is one
         chunk.
+      - One chunk lies in the temporary folder of the controller and in that of the host while it is sent. They stop
+        growing where the controller's has no room for those of all forks, and are this size again where one does not
+        arrive.
     type: int
     default: 128
   phase:

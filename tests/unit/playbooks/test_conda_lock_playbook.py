@@ -83,9 +83,9 @@ class Site:
         (self.inventory / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
         told = {
             "architecture": "{{ 'aarch64' if inventory_hostname == 'spark' else 'x86_64' }}",
-            "distribution": "Fedora",
-            "distribution_version": "44",
-            "distribution_major_version": "44",
+            "distribution": "{{ told_distribution | default('Fedora') }}",
+            "distribution_version": "{{ told_version | default('44') }}",
+            "distribution_major_version": "{{ told_version | default('44') | split('.') | first }}",
         }
         play = {
             "hosts": "servers",
@@ -179,6 +179,7 @@ def test_one_run_locks_each_kind_and_a_second_changes_nothing(made):
     assert site.lock(ARM) == before[ARM]
 
 
+BROKEN = b"\x7fELF of another machine\n"
 # By host what it says, and the words in which it is refused.
 REFUSED: dict[str, tuple[dict, str]] = {
     "first": (
@@ -213,11 +214,23 @@ REFUSED: dict[str, tuple[dict, str]] = {
         {"toolchain_conda_lock": "{{ folder }}/digest.txt"},
         "git has no sha256 but '': the channel {{ address }} states none for {{ address }}/linux-64/git-1.0-h0_0",
     ),
+    "distribution": (
+        {"told_distribution": "Ubuntu", "told_version": "24.04", "toolchain_conda_lock": "{{ folder }}/ubuntu.txt"},
+        "The toolchain is planned for Fedora, and this host is Ubuntu 24.04. Build on a Fedora host",
+    ),
+    "started": (
+        {
+            "toolchain_conda_micromamba_url": "file://{{ folder }}/broken",
+            "toolchain_conda_micromamba_sha256": hashlib.sha256(BROKEN).hexdigest(),
+            "toolchain_conda_lock": "{{ folder }}/started.txt",
+        },
+        "Exec format error",
+    ),
 }
 
 
 def test_what_cannot_be_locked_is_refused(made, tmp_path):
-    capabilities = ["75", "80", "86", "87", "89", "90", "100", "120"]
+    capabilities = ["75", "80", "86", "87", "89", "90", "100", "103", "120", "121"]
     site = made(
         {
             name: {"llama_build_cuda_architectures": [capability], **variables}
@@ -230,6 +243,7 @@ def test_what_cannot_be_locked_is_refused(made, tmp_path):
     stated["packages"]["git-1.0-h0_0.tar.bz2"].pop("sha256")
     repodata.write_text(json.dumps(stated), encoding="utf-8")
     (tmp_path / "other.txt").write_text("@EXPLICIT\n", encoding="utf-8")
+    (tmp_path / "broken").write_bytes(BROKEN)
 
     said = site.play(status=2)
     words = " ".join(said.replace("''", "'").split())

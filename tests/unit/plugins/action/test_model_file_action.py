@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.llamafleet.turboquant.plugins.action import model_file as action
 
 
@@ -53,7 +54,66 @@ def test_what_is_sent_whole_is_sent_from_where_it_lies(tmp_path, monkeypatch):
             assert (Path(path) == tmp_path / "a") is there
             assert Path(path).read_bytes() == content
             assert size == len(content)
+    # sftp would give the chunk on the host that mode, and the next one could not take its place.
+    (tmp_path / "a").chmod(0o444)
+    with action.Joined([str(tmp_path / "a")]).as_file(0, 7) as (path, size):
+        assert Path(path) != tmp_path / "a"
+        assert (Path(path).read_bytes(), size) == (b"1234567", 7)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+class Sender(action.ActionModule):
+    """The action with a host that has room for so much at once."""
+
+    def __init__(self, room):
+        self.room = room
+        self.host = "h"
+        self.args = {"chunk_mib": 1}
+        self.sent = []
+        shell = types.SimpleNamespace(tmpdir="/tmp/far", join_path=lambda *parts: "/".join(parts))
+        self._connection = types.SimpleNamespace(_shell=shell)
+
+    def _transfer_file(self, local_path, remote_path):
+        size = Path(local_path).stat().st_size
+        self.sent.append(size >> 20)
+        if size > self.room:
+            raise AnsibleError(f"failed to transfer file to {remote_path}")
+
+    def _fixup_perms2(self, remote_paths, remote_user=None, execute=True):
+        pass
+
+    def _step(self, extra, task_vars, asynchronous=False):
+        return {"size": extra["chunk"]["offset"] + extra["chunk"]["bytes"]}
+
+
+@pytest.mark.parametrize(
+    ("room", "free", "sent"),
+    [
+        (1 << 30, 1 << 40, [1, 2, 4, 8, 5]),
+        # The room for the third is missing, so the small ones go on, and none is tried that is larger.
+        (3 << 20, 1 << 40, [1, 2, 4] + [1] * 17),
+        # Each of 50 forks may come to keep a chunk of 4 MiB here.
+        (1 << 30, 200 << 20, [1, 2] + [2] * 8 + [1]),
+    ],
+)
+def test_chunks_grow_as_far_as_there_is_room(tmp_path, monkeypatch, room, free, sent):
+    monkeypatch.setattr(action.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
+    monkeypatch.setattr(action.C, "DEFAULT_FORKS", 50)
+    monkeypatch.setattr(action.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
+    with (tmp_path / "a").open("wb") as handle:
+        handle.truncate(20 << 20)
+    sender = Sender(room)
+    assert sender._send("a", action.Joined([str(tmp_path / "a")]), 0, True, {}) == {"size": 20 << 20}
+    assert sender.sent == sent
+
+
+def test_a_chunk_for_which_there_is_never_room_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(action.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    sender = Sender(1 << 19)
+    with pytest.raises(AnsibleError, match="failed to transfer"):
+        sender._send("a", action.Joined([str(tmp_path / "a")]), 0, True, {})
+    assert sender.sent == [1]
 
 
 def test_a_file_that_the_controller_lacks_or_that_is_cut_short_is_refused(tmp_path):
@@ -149,8 +209,9 @@ def test_chunks_arrive_and_what_an_earlier_run_has_brought_is_not_sent_again(sen
     assert (again["changed"], again["files"][0]["action"]) == (False, "kept")
 
 
-def test_bytes_that_were_damaged_on_their_way_are_not_placed(send, tmp_path):
-    (tmp_path / "models" / f"m.gguf.{DIGEST[:16]}.partial").write_bytes(b"?" + CONTENT[1 : 1 << 20])
+@pytest.mark.parametrize("arrived", [1 << 20, len(CONTENT)])
+def test_bytes_that_were_damaged_on_their_way_are_not_placed(send, tmp_path, arrived):
+    (tmp_path / "models" / f"m.gguf.{DIGEST[:16]}.partial").write_bytes(b"?" + CONTENT[1:arrived])
     (tmp_path / "models" / "m.gguf").write_bytes(b"the file before")
     text = send()
     assert "the file on the controller is right, so it was damaged on its way: run again" in text
