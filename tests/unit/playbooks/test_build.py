@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 PLAY = "Bring the builders their compilers"
+BUILD = "Build once for each kind"
 
 
 def kind(
@@ -60,10 +61,16 @@ def served(folder: Path) -> dict[str, dict]:
     place = f"{folder}/{{{{ inventory_hostname }}}}.json"
     keep = {"content": "{{ toolchain_served | to_json }}", "dest": place, "mode": "0644"}
     play["tasks"] = [{"ansible.builtin.copy": keep, "delegate_to": "localhost"}]
+    run(folder, play, {})
+    names = ("builder", "both", "own", "radeon", "plain")
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+
+
+def run(folder: Path, play: dict, more: dict) -> None:
     (folder / "play.json").write_text(json.dumps([play]), encoding="utf-8")
     local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     groups = {"servers": {"hosts": SERVERS}, "builders": {"hosts": BUILDERS}}
-    inventory = {"all": {"children": groups, "vars": local, "hosts": {"localhost": None}}}
+    inventory = {"all": {"children": groups, "vars": {**local, **more}, "hosts": {"localhost": None}}}
     (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
     done = subprocess.run(
         [
@@ -81,8 +88,6 @@ def served(folder: Path) -> dict[str, dict]:
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    names = ("builder", "both", "own", "radeon", "plain")
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
 def test_a_builder_learns_what_its_hosts_have(tmp_path):
@@ -105,3 +110,40 @@ def test_a_builder_learns_what_its_hosts_have(tmp_path):
         "backends": ["cpu", "rocm", "vulkan"],
         "rocwmma": True,
     }
+
+
+def test_all_kinds_are_built_at_the_same_time(tmp_path):
+    (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/build.yml").read_text()) if play.get("name") == BUILD]
+    leaders = {entry["llama_build_kind"]["kind"]: name for name, entry in reversed(SERVERS.items())}
+    # A role in place of the real one, whose task ends when those of all kinds have begun.
+    tasks = tmp_path / "roles" / "rendezvous" / "tasks"
+    tasks.mkdir(parents=True)
+    begun = (
+        "import pathlib, sys, time; me, builder, folder, count = sys.argv[1:]; here = pathlib.Path(folder); "
+        "(here / me).write_text(builder); end = time.monotonic() + 60\n"
+        "while len(list(here.iterdir())) < int(count): assert time.monotonic() < end, 'they wait'; time.sleep(0.1)"
+    )
+    words = ["{{ inventory_hostname }}", "{{ toolchain_result.of }}", "{{ met }}", str(len(leaders))]
+    meet = {"ansible.builtin.command": {"argv": ["{{ ansible_playbook_python }}", "-c", begun, *words]}}
+    (tasks / "main.yml").write_text(json.dumps([meet]), encoding="utf-8")
+    (include,) = play["tasks"][0]["block"]
+    assert include["ansible.builtin.include_role"] == {"name": "llamafleet.turboquant.llama_build"}
+    include["ansible.builtin.include_role"]["name"] = "rendezvous"
+    for kind_of in SERVERS.values():
+        kind_of["llama_build_kind"]["cache_type_pairs"] = []
+
+    (tmp_path / "met").mkdir()
+    run(
+        tmp_path,
+        play,
+        {
+            "llama_build_leaders": leaders,
+            "met": str(tmp_path / "met"),
+            "toolchain_result": {"of": "{{ inventory_hostname }}"},
+        },
+    )
+    found = {path.name: path.read_text() for path in (tmp_path / "met").iterdir()}
+    assert found == {
+        "ada-new": "builder", "blackwell": "builder", "own": "own", "radeon": "radeon", "plain": "plain", "arc": "both",
+        "halo": "both",
+    }  # fmt: skip
