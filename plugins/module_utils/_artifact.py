@@ -226,7 +226,9 @@ def unpack(path: Path, fingerprint: str, releases: Path) -> Path:
     staging = releases / f"{_STAGING}{check_fingerprint(fingerprint)}-{os.getpid()}"
     if staging.exists():
         shutil.rmtree(staging)
-    staging.mkdir(mode=0o755)
+    staging.mkdir()
+    # Not by mkdir, whose mode the umask cuts: this folder becomes the release.
+    staging.chmod(0o755)
     try:
         _walk(path, fingerprint, staging)
     except BaseException:

@@ -223,7 +223,7 @@ def install(root: Path, params: dict[str, Any]) -> list[str]:
     if refused:
         raise ReleaseError(f"the artifact {fingerprint} cannot run on this host: {'; '.join(refused)}")
     need = 2 * sum(entry["size"] for entry in manifest["files"].values())
-    releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+    releases.mkdir(parents=True, exist_ok=True)
     found = os.statvfs(releases)
     free = found.f_bavail * found.f_frsize
     if free < need:
@@ -246,6 +246,8 @@ def install(root: Path, params: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Bring the host to the wanted release."""
+    # A hardened login's umask (027, 077) would cut the modes of folders that the service's user must reach.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "fingerprint": {"type": "str", "required": True},

@@ -139,6 +139,21 @@ def test_a_release_is_installed_and_switched_to(host):
         assert path.stat().st_mode & 0o055 in (0o055, 0o044)
 
 
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_the_service_reads_a_release_whatever_the_umask_of_the_login(host, umask):
+    archive = host.artifact(A)
+    before = os.umask(umask)
+    try:
+        host.run(A, archive)
+    finally:
+        os.umask(before)
+    release = host.root / "releases" / A
+    for folder in (host.root, release.parent, release, release / "bin"):
+        assert folder.stat().st_mode & 0o777 == 0o755, folder
+    assert (release / "bin/llama-server").stat().st_mode & 0o777 == 0o755
+    assert (release / "devices.json").stat().st_mode & 0o777 == 0o644
+
+
 def test_the_second_run_changes_nothing(host):
     host.run(A, host.artifact(A))
     before = (host.root / "releases" / A).stat().st_mtime_ns
