@@ -463,6 +463,29 @@ def test_a_commit_that_is_no_tip_is_got_from_git(bench):
     assert not (got / ".git").exists()
 
 
+@pytest.mark.parametrize("address", ["file://{}", "{}"])
+def test_a_commit_is_got_from_a_repository_of_another_user(bench, address):
+    tree = bench.top / "tree"
+    git(tree, "init", "--quiet", "--initial-branch=main")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "one")
+    commit = git(tree, "rev-parse", "HEAD")
+    if os.geteuid() == 0:
+        for path in (tree, *tree.rglob("*")):
+            os.chown(path, 65534, 65534)
+    else:
+        # What git has for its own tests. In front of the program, because the job's environment is made anew.
+        program = bench.fake / "git"
+        program.write_text(
+            f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {shutil.which("git")} "$@"\n', encoding="utf-8"
+        )
+        program.chmod(0o755)
+        bench.job["programs"]["git"] = str(program)
+    bench.job["source"].update(kind="git", identity=commit, url=address.format(tree), path="")
+    assert bench.run() == 0, bench.status()
+    assert (bench.root / "sources" / f"git-{commit}" / "CMakeLists.txt").is_file()
+
+
 def test_a_commit_that_git_does_not_have(bench):
     tree = bench.top / "tree"
     git(tree, "init", "--quiet", "--initial-branch=main")
