@@ -512,7 +512,7 @@ class Job:
     def pack(self, stage: Path, options: dict[str, str]) -> None:
         """Write the artifact."""
         self.say("pack")
-        requirements = _artifact.library_requirements(stage)
+        requirements = _artifact.library_requirements(stage, self.job["run_path"])
         architecture = requirements.pop("architecture")
         requirements["cpu_flags"] = self.job["cpu_flags"]
         manifest = {

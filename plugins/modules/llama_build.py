@@ -366,6 +366,7 @@ class Builder:
             "targets": request.targets,
             "cpu_flags": request.cpu_flags,
             "environment": self.environment,
+            "run_path": self.rpath,
             "programs": host["programs"],
             "ccache": host["programs"]["ccache"],
             "ccache_dir": self.params["ccache_dir"] or str(self.root / "ccache"),

@@ -173,10 +173,12 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
     missing, _stray = _build_job.linked_libraries(program, staging / "none")
     if missing:
         wanted = " ".join(f"'{name}()(64bit)'" for name in missing)
+        folders = [folder for folder in manifest["requirements"].get("run_path", []) if not Path(folder).is_dir()]
+        lacking = f"; its builder has libraries in {', '.join(folders)}, and this host does not" if folders else ""
         raise ReleaseError(
             f"this host lacks {', '.join(missing)}, which llama-server needs: those of GPUs are brought by build.yml "
             "(role toolchain, entry point runtime, which adds the vendor's repository), others on Fedora by "
-            f"`dnf install {wanted}`"
+            f"`dnf install {wanted}`{lacking}"
         )
     environment = {str(key): str(value) for key, value in params["environment"].items()}
     _release.parse_version(ask(program, "--version", environment))

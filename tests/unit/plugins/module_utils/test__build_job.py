@@ -27,6 +27,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _build_plan,
     _build_source,
 )
+from ansible_collections.llamafleet.turboquant.tests.unit.plugins.module_utils.elf_maker import make_elf
 
 FP = "0123456789abcdef0123456789abcdef"
 COLLECTIONS = Path(_build_job.__file__).resolve().parents[5]
@@ -114,6 +115,7 @@ class Bench:
             "targets": ["llama-server"],
             "cpu_flags": ["avx2"],
             "environment": {"FAKE": str(self.fake)},
+            "run_path": [],
             "programs": {
                 "cmake": str(self.fake / "cmake"),
                 "ninja": str(self.fake / "ninja"),
@@ -358,6 +360,15 @@ def test_a_program_that_needs_a_library_of_the_build_folder_only(bench):
     assert "does not run outside the build folder" in bench.status()["error"]
     assert f"{made}/libone.so is used from there" in bench.status()["error"]
     assert not bench.artifact.exists()
+
+
+def test_a_run_path_of_the_toolchain_is_packed(bench):
+    (bench.fake / "program").write_bytes(make_elf(run_path="$ORIGIN/../lib:/srv/conda/lib"))
+    assert bench.run() == 1
+    assert "llama-server looks for its libraries in /srv/conda/lib" in bench.status()["error"]
+    bench.job["run_path"] = ["/srv/conda/lib"]
+    assert bench.run() == 0, bench.status()
+    assert _artifact.read_manifest(bench.artifact)["requirements"]["run_path"] == ["/srv/conda/lib"]
 
 
 # Sources

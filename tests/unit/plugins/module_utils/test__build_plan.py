@@ -210,6 +210,14 @@ SEVERAL = {
 }
 
 
+@pytest.mark.parametrize("folder", ["lib", "/home/me/conda/lib", "/root/../root/lib", "/var/tmp/lib"])
+def test_a_run_path_that_no_service_sees_is_refused_before_anything_is_built(folder):
+    with pytest.raises(_build_plan.BuildError, match=rf"toolchain_result.run_path names '{folder}'"):
+        request(rpath=["/srv/conda/lib", folder])
+    found = request(rpath=["/srv/conda/lib", "/homes/lib"]).options["CMAKE_INSTALL_RPATH"]
+    assert found == "$ORIGIN/../lib:/srv/conda/lib:/homes/lib"
+
+
 def test_a_build_takes_of_a_toolchain_what_belongs_to_its_backends():
     vulkan = _build_plan.toolchain_for(SEVERAL, ["cpu", "vulkan"])
     assert vulkan == {

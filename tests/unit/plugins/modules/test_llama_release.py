@@ -236,6 +236,13 @@ def test_what_cannot_run_here_is_refused_before_anything_is_switched(host, more,
     assert host.releases == [A]
 
 
+def test_a_host_without_the_builders_libraries_is_told_where_those_are(host, monkeypatch, tmp_path):
+    monkeypatch.setattr(llama_release._build_job, "linked_libraries", lambda program, build: (["libcudart.so.13"], []))
+    archive = host.artifact(A, requirements={"run_path": ["/srv/conda/env-0/lib", str(tmp_path)]})
+    with pytest.raises(Exit, match=r"lacks libcudart.so.13.*; its builder has libraries in /srv/conda/env-0/lib, and"):
+        raise Exit(host.run(A, archive))
+
+
 GIB = 1 << 30
 CARD = {
     "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "pci_address": "0000:01:00.0", "integrated": False,
