@@ -59,10 +59,10 @@ class JobError(Exception):
         self.log = log
 
 
-def detach(command: list[str], log: Path, folder: Path) -> None:
+def detach(command: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
     """Start a command that goes on when the task, its connection and Ansible itself have ended."""
     with log.open("wb") as output:
-        subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -450,7 +450,11 @@ class Job:
         log = self.logs / "compile.log"
         if log.exists():
             log.unlink()
-        argv = [self.job["programs"]["ninja"], "-C", str(self.work / "build"), "-j", str(self.job["jobs"])]
+        # Builds of several kinds begin in one task and compile at about the same time, so by now they can be counted.
+        beside = sum(held(work) for work in (self.root / "work").iterdir() if work != self.work)
+        memory = memory_available_mib(Path("/proc/meminfo").read_text(encoding="ascii"))
+        jobs = files_at_once(self.job["jobs"], len(os.sched_getaffinity(0)), memory, 1 + beside)
+        argv = [self.job["programs"]["ninja"], "-C", str(self.work / "build"), "-j", str(jobs)]
         self.command([*argv, *self.job["targets"]], log, self.environment(), progress)
 
     def stage(self, root: Path) -> Path:
@@ -531,6 +535,17 @@ class Job:
         _artifact.pack(stage, manifest, self.artifact)
 
 
+def files_at_once(wanted: int, processors: int, memory_mib: int, builds: int) -> int:
+    """Return how many files to compile at once where several builds share a builder: one compiler takes up to 2 GiB."""
+    return wanted if wanted > 0 else max(1, min(processors // builds, memory_mib // (2048 * builds)))
+
+
+def memory_available_mib(meminfo: str) -> int:
+    """Return MemAvailable of /proc/meminfo."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match.group(1)) // 1024 if match is not None else 2048
+
+
 def linked_libraries(program: Path, build: Path) -> tuple[list[str], list[str]]:
     """Ask the loader which libraries a program gets: those not found, and those from the build folder."""
     answer = subprocess.run(
@@ -570,6 +585,28 @@ def try_lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def held(work: Path) -> bool:
+    """Say whether a builder, or a compiler that one has left, is at work in this folder."""
+    try:
+        descriptor = os.open(work / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two who look do not take each other for a builder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def alive(work: Path) -> bool:
+    """Say whether a builder works in this folder."""
+    pid = read_pid(work)
+    return pid is not None and Path("/proc", str(pid)).exists() and held(work)
 
 
 def _take_lock(job: Job) -> bool:

@@ -538,10 +538,13 @@ def disk_needed(backends: Sequence[str], gpu_architectures: int) -> int:
     return need
 
 
-def check_disk(need_mib: int, free_mib: int, folder: str) -> None:
-    """Refuse a build for which there is no room."""
-    if free_mib < need_mib:
+def check_disk(need_mib: int, free_mib: int, folder: str, promised_mib: int = 0) -> None:
+    """Refuse a build for which there is no room beside what those that run there will still take."""
+    short = need_mib + promised_mib - free_mib
+    if short > 0:
+        taken = f", of which builds that run there will take up to {promised_mib} MiB" if promised_mib else ""
+        wait = "wait for those builds to end, " if promised_mib else ""
         raise BuildError(
-            f"this build takes up to {need_mib} MiB below {folder}, and {free_mib} MiB are free there: free "
-            f"{need_mib - free_mib} MiB, or set llama_build_dir to a folder on a larger file system"
+            f"this build takes up to {need_mib} MiB below {folder}, and {free_mib} MiB are free there{taken}: free "
+            f"{short} MiB, {wait}or set llama_build_dir to a folder on a larger file system"
         )

@@ -142,7 +142,9 @@ class Bench:
         code = (
             f"import sys; sys.path.insert(0, {str(COLLECTIONS)!r}); "
             "from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_job as job; "
-            "job.HEARTBEAT = 0.2; job.ORPHANS = 10.0; sys.exit(job.main(sys.argv[1]))"
+            "job.HEARTBEAT = 0.2; job.ORPHANS = 10.0; "
+            "job.memory_available_mib = lambda _text: 65536; job.os.sched_getaffinity = lambda _pid: range(8); "
+            "sys.exit(job.main(sys.argv[1]))"
         )
         return subprocess.Popen(
             [sys.executable, "-c", code, str(self.top / "job.json")],
@@ -585,7 +587,52 @@ def test_the_status_beats_while_nothing_happens(bench):
     assert first.wait(30) == 0
 
 
+@pytest.mark.parametrize(("wanted", "jobs"), [(0, 2), (5, 5)])
+def test_builds_side_by_side_share_the_builder(bench, wanted, jobs):
+    holders = []
+    for name in ("a" * 32, "b" * 32, "c" * 32):
+        lock = bench.root / "work" / name / "lock"
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        holders.append(subprocess.Popen(["flock", str(lock), "sleep", "60"], start_new_session=True))
+    # One that has ended takes nothing.
+    (bench.root / "work" / ("d" * 32)).mkdir()
+    (bench.root / "work" / ("d" * 32) / "lock").touch()
+    try:
+        bench.until(lambda: all(_build_job.held(bench.root / "work" / (name * 32)) for name in "abc"))
+        bench.job["jobs"] = wanted
+        assert bench.run() == 0
+    finally:
+        for holder in holders:
+            os.killpg(holder.pid, signal.SIGTERM)
+            holder.wait()
+    log = (bench.work / "log/compile.log").read_text(encoding="utf-8")
+    assert f" -j {jobs} llama-server\n" in log
+
+
 # Small parts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processors", "memory", "builds", "expected"),
+    [
+        (0, 16, 65536, 1, 16),
+        (0, 16, 8192, 1, 4),  # 16 compilers would not fit
+        (0, 2, 1000, 1, 1),
+        (6, 2, 1000, 1, 6),  # said by the user
+        (0, 16, 65536, 3, 5),
+        (0, 16, 12288, 3, 2),
+        (0, 2, 65536, 3, 1),
+        (6, 2, 1000, 3, 6),
+    ],
+)
+def test_files_at_once(wanted, processors, memory, builds, expected):
+    assert _build_job.files_at_once(wanted, processors, memory, builds) == expected
+
+
+def test_memory_available():
+    assert _build_job.memory_available_mib("MemTotal: 1 kB\nMemAvailable:    8388608 kB\n") == 8192
+    assert _build_job.memory_available_mib("") == 2048
 
 
 def test_tail_leaves_out_progress(tmp_path):

@@ -435,6 +435,12 @@ def test_no_room_is_refused_with_the_figures():
         match=r"takes up to 1024 MiB below /var/lib/llamafleet/build, and 1000 MiB are free there: free 24 MiB",
     ):
         _build_plan.check_disk(1024, 1000, "/var/lib/llamafleet/build")
+    _build_plan.check_disk(1024, 1524, "/var/lib/llamafleet/build", 500)
+    said = (
+        r"1500 MiB are free there, of which builds that run there will take up to 500 MiB: free 24 MiB, wait for those"
+    )
+    with pytest.raises(_build_plan.BuildError, match=said):
+        _build_plan.check_disk(1024, 1500, "/var/lib/llamafleet/build", 500)
 
 
 def test_a_cuda_build_links_where_no_driver_is_and_asks_for_no_library_that_happens_to_be_there():

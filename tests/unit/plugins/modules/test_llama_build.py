@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import time
 
 import pytest
-from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_plan, _known_builds
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
+    _build_job,
+    _build_plan,
+    _known_builds,
+)
 from ansible_collections.llamafleet.turboquant.plugins.modules import llama_build
 
 
@@ -54,3 +59,84 @@ def test_the_pin_is_refused_for_the_gpus_that_it_computes_wrongly_on(tmp_path, g
     params = {**PARAMS, "source": source, "directory": str(tmp_path), "backends": ["rocm"], **given}
     with pytest.raises(_build_plan.BuildError, match=r"for gfx1152, gfx1153 is known to be bad.*Take the backend vul"):
         llama_build.Builder(params).plan()
+
+
+A, B, C = (character * 32 for character in "abc")
+# CMake and Ninja: they wait until they may go on, and fail.
+WAITS = """#!/bin/sh
+while [ -e {hold} ]; do sleep 0.05; done
+exit 1
+"""
+
+
+class Host:
+    """A builder on which every build waits in CMake until it is let go, and then fails."""
+
+    def __init__(self, top, monkeypatch) -> None:
+        self.root = top / "build"
+        self.tree = top / "tree"
+        self.tree.mkdir()
+        (self.tree / "CMakeLists.txt").write_text('project("llama.cpp" C CXX)\n', encoding="utf-8")
+        self.hold = top / "hold"
+        self.hold.touch()
+        self.program = top / "waits"
+        self.program.write_text(WAITS.format(hold=self.hold), encoding="utf-8")
+        self.program.chmod(0o755)
+        self.free_mib = 5000
+        monkeypatch.setattr(llama_build._build_host, "free_mib", lambda folder: self.free_mib)
+        self.builder = llama_build.Builder(
+            {**PARAMS, "directory": str(self.root), "ccache_dir": "", "jobs": 0, "keep": 2, "archive": ""}
+        )
+
+    def plan(self, fingerprint, need_mib=1000):
+        source = _build_plan.parse_source(
+            {"kind": "directory", "path": str(self.tree)}, llama_build._build_source.digest_directory(self.tree)
+        )
+        given = {name: value for name, value in PARAMS.items() if name not in ("toolchain", "allow_known_bad", "tls")}
+        request = _build_plan.make_request(
+            source=source, architecture="x86_64", tls=False, toolchain_options={}, rpath=[], **given
+        )
+        programs = {"cmake": str(self.program), "ninja": str(self.program), "git": "", "ccache": ""}
+        return {
+            "fingerprint": fingerprint,
+            "request": request,
+            "host": {"programs": programs, "compilers": {}, "cmake": "4.1.0", "distribution": {}},
+            "need_mib": need_mib,
+            "whole_mib": need_mib,
+            "archive_needed": False,
+        }
+
+    def work(self, fingerprint):
+        return self.root / "work" / fingerprint
+
+    def let_go(self) -> None:
+        self.hold.unlink(missing_ok=True)
+        limit = time.monotonic() + 30
+        while any(_build_job.held(work) for work in (self.root / "work").glob("*")):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    made = Host(tmp_path, monkeypatch)
+    yield made
+    made.let_go()
+
+
+def test_a_build_needs_room_beside_those_that_run(host):
+    # As soon as it is started it counts, however soon the next one asks.
+    assert not host.builder.start(host.plan(A, 3000))["attached"]
+    said = r"takes up to 2500 MiB .* builds that run there will take up to 3000 MiB: free 500 MiB, wait for those"
+    with pytest.raises(_build_plan.BuildError, match=said):
+        host.builder.start(host.plan(B, 2500))
+    assert not host.work(B).exists()
+    assert not host.builder.start(host.plan(C, 2000))["attached"]
+    # One that runs is found again, however full the disk has become by it.
+    host.free_mib = 0
+    assert host.builder.start(host.plan(A, 3000))["attached"]
+    assert host.builder.inspect(A)["alive"]
+    host.let_go()
+    assert not host.builder.inspect(A)["alive"]
+    host.free_mib = 2500
+    assert not host.builder.start(host.plan(B, 2500))["attached"]
