@@ -117,6 +117,11 @@ def source_name_maps(root: Path, build: Path) -> list[str]:
     return [f"-ffile-prefix-map={old}=llama.cpp" for old in (str(root), os.path.relpath(root, build))]
 
 
+def repository_name(url: str) -> str:
+    """Return the name of the folder that keeps what was fetched from an address."""
+    return f"{hashlib.sha256(url.encode('utf-8')).hexdigest()[:16]}.git"
+
+
 class Job:
     """One build on one builder."""
 
@@ -251,7 +256,11 @@ class Job:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not tree.is_dir():
                 for old in sources.glob(f".{tree.name}-*"):
-                    shutil.rmtree(old)
+                    # git's archive of the tree is a file.
+                    if old.is_dir():
+                        shutil.rmtree(old)
+                    else:
+                        old.unlink()
                 temporary = sources / f".{tree.name}-{os.getpid()}"
                 {"git": self._git, "archive": self._archive, "directory": self._directory}[source["kind"]](
                     source, temporary
@@ -272,7 +281,7 @@ class Job:
         settings = self.work / "gitconfig"
         settings.write_text("[safe]\n\tdirectory = *\n", encoding="ascii")
         environment = {**build_environment({}, dict(os.environ)), "GIT_CONFIG_GLOBAL": str(settings)}
-        repository = self.root / "git" / f"{hashlib.sha256(url.encode('utf-8')).hexdigest()[:16]}.git"
+        repository = self.root / "git" / repository_name(url)
 
         def progress(line: str) -> None:
             match = _GIT_PROGRESS.search(line)

@@ -106,7 +106,7 @@ options:
     type: int
     default: 0
   keep:
-    description: Finished artifacts that stay on the builder.
+    description: Finished artifacts that stay on the builder, each with its source.
     type: int
     default: 5
   allow_known_bad:
@@ -179,6 +179,13 @@ inputs:
   description: Everything that the fingerprint is made of.
   type: dict
   returned: success
+pruned:
+  description:
+    - Files and folders below O(directory) on the builder that were removed, because no artifact that stays there, no
+      build that runs and no build that was interrupted last needs them.
+  type: list
+  elements: str
+  returned: when something was built, or brought from the builder
 notes:
   description: What is known of this build and worth knowing before serving with it.
   type: list
@@ -331,6 +338,9 @@ class Builder:
             artifact_present=artifact.is_file(),
             archive_needed=bool(source.kind == "archive" and source.path and not tree.is_dir()),
         )
+        if found["free_mib"] < found["need_mib"]:
+            # It is removed before the build begins.
+            found["free_mib"] += sum(_build_room.used_mib(path) for path in self.superfluous(found))
         return found
 
     def start(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -344,6 +354,7 @@ class Builder:
         work = self.root / "work" / plan["fingerprint"]
         if _build_job.alive(work):
             return {"attached": True, "status": str(work / "status.json")}
+        pruned = self._prune(plan)
         promised = _build_room.promised_mib(self.root, plan["fingerprint"])
         _build_plan.check_disk(plan["need_mib"], _build_host.free_mib(self.root), str(self.root), promised)
         for folder in (self.root, work, work / "log", self.root / "artifacts", self.root / "downloads"):
@@ -400,7 +411,7 @@ class Builder:
         limit = time.monotonic() + PATIENCE
         while not status.exists() and started.poll() is None and time.monotonic() < limit:
             time.sleep(0.05)
-        return {"attached": False, "status": str(status)}
+        return {"attached": False, "status": str(status), "pruned": pruned}
 
     def inspect(self, fingerprint: str) -> dict[str, Any]:
         """Say what became of a build."""
@@ -409,16 +420,20 @@ class Builder:
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         return {"alive": _build_job.alive(work), "job_log": text.splitlines()[-_build_job.TAIL :]}
 
-    def prune(self, fingerprint: str) -> list[str]:
-        """Remove the oldest artifacts, and the sources that no kept artifact and no running build is of."""
-        folder = self.root / "artifacts"
-        found = sorted(folder.glob(f"*{_artifact.SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        names = [path.name[: -len(_artifact.SUFFIX)] for path in found]
-        gone = _artifact.to_prune(names, self.params["keep"], [fingerprint])
-        for name in gone:
-            (folder / f"{name}{_artifact.SUFFIX}").unlink()
-            shutil.rmtree(self.root / "work" / name, ignore_errors=True)
-        return gone
+    def superfluous(self, plan: dict[str, Any]) -> list[Path]:
+        """Return what this builder keeps and nobody needs, once this build is made or has its turn."""
+        return _build_room.superfluous(
+            self.root, self.params["keep"], plan["fingerprint"], plan["request"].source._asdict()
+        )
+
+    def prune(self, plan: dict[str, Any]) -> list[str]:
+        """Remove what nobody needs, while no build can begin that would."""
+        with _build_room.alone(self.root):
+            return self._prune(plan)
+
+    def _prune(self, plan: dict[str, Any]) -> list[str]:
+        gone = _build_room.remove(self.superfluous(plan))
+        return sorted(str(path.relative_to(self.root)) for path in gone)
 
 
 def main() -> None:
@@ -481,7 +496,8 @@ def main() -> None:
         elif module.params["operation"] == "inspect":
             answer.update(builder.inspect(plan["fingerprint"]))
             if plan["artifact_present"] and not module.check_mode:
-                answer["pruned"] = builder.prune(plan["fingerprint"])
+                answer["pruned"] = builder.prune(plan)
+                answer["changed"] = bool(answer["pruned"])
     except (ValueError, OSError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**answer)

@@ -513,6 +513,14 @@ def test_a_commit_that_git_does_not_have(bench):
     assert any("nothing" in line for line in bench.status()["tail"])
 
 
+def test_what_a_killed_build_left_of_a_source_is_no_obstacle(bench):
+    left = bench.root / "sources" / f".directory-{bench.job['source']['identity']}-77"
+    left.mkdir(parents=True)
+    left.with_name(f"{left.name}.tar").touch()
+    assert bench.run() == 0, bench.status()
+    assert [path.name for path in left.parent.iterdir()] == [left.name[1:].rpartition("-")[0]]
+
+
 def test_a_folder_that_changed_meanwhile(bench):
     (bench.top / "tree/new").write_text("x", encoding="utf-8")
     assert bench.run() == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import time
 
 import pytest
@@ -140,3 +141,69 @@ def test_a_build_needs_room_beside_those_that_run(host):
     assert not host.builder.inspect(A)["alive"]
     host.free_mib = 2500
     assert not host.builder.start(host.plan(B, 2500))["attached"]
+
+
+def old_pin(host):
+    """Leave what a failed build of another pin has left, and one after it."""
+    for name, started in ((B, 1), (C, 3)):
+        host.work(name).mkdir(parents=True)
+        status = {"started": started, "updated": started + 1, "finished": True, "pid": 1}
+        (host.work(name) / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    tree = host.root / "sources" / f"git-{'1' * 40}"
+    tree.mkdir(parents=True)
+    (tree / "big").write_bytes(b"x" * (2 << 20))
+    return tree
+
+
+def test_before_a_build_begins_what_was_given_up_goes(host):
+    tree = old_pin(host)
+    started = host.builder.start(host.plan(A))
+    assert started["pruned"] == [f"sources/{tree.name}", f"work/{B}"]
+    assert not tree.exists()
+    assert host.work(A).is_dir()
+    assert "pruned" not in host.builder.start(host.plan(A))
+
+
+def test_pruning_is_told_and_a_second_time_changes_nothing(host, monkeypatch):
+    tree = old_pin(host)
+    plan = {**host.plan(A), "inputs": {}, "notes": [], "artifact": "", "artifact_present": True, "free_mib": 1}
+    monkeypatch.setattr(llama_build.Builder, "plan", lambda _self: plan)
+    # A build with another option begins from the source that is there.
+    kept = host.root / "sources" / plan["request"].source.name
+    kept.mkdir()
+
+    def run(check_mode):
+        class Ended(Exception):
+            pass
+
+        class Module:
+            def __init__(self, argument_spec, supports_check_mode):
+                self.params = {**host.builder.params, "source": {}, "operation": "inspect"}
+                self.check_mode = check_mode
+
+            def exit_json(self, **result):
+                raise Ended(result)
+
+        monkeypatch.setattr(llama_build, "AnsibleModule", Module)
+        with pytest.raises(Ended) as ended:
+            llama_build.main()
+        result = ended.value.args[0]
+        return result["changed"], result.get("pruned")
+
+    assert run(check_mode=True) == (False, None)
+    assert tree.exists()
+    assert run(check_mode=False) == (True, [f"sources/{tree.name}", f"work/{B}"])
+    assert run(check_mode=False) == (False, [])
+    assert kept.is_dir()
+
+
+def test_room_that_will_be_made_counts(host, monkeypatch):
+    old_pin(host)
+    monkeypatch.setattr(llama_build._build_host, "probe", lambda *_arguments: host.plan(A)["host"] | {
+        "architecture": "x86_64", "glibc": "2.42", "environment": {}
+    })  # fmt: skip
+    host.builder.params["source"] = {"kind": "directory", "path": str(host.tree)}
+    host.free_mib = 1023
+    assert host.builder.plan()["free_mib"] == 1025
+    host.free_mib = 5000
+    assert host.builder.plan()["free_mib"] == 5000
