@@ -96,19 +96,21 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             answer["msg"] = f"the artifact {fingerprint} would be built and brought to {kept}"
             return answer
+        pruned: list[str] = []
         if not plan["artifact_present"]:
-            failure = self._compile(arguments, plan, archive)
-            if failure is not None:
-                return failure
+            done = self._compile(arguments, plan, archive)
+            if done.get("failed"):
+                return done
+            pruned = done["pruned"]
         self._bring_home(plan["remote_artifact"], kept, fingerprint)
         answer["manifest"] = _artifact.read_manifest(kept)
-        # The artifact is there now; the oldest ones go.
+        # The artifact is there now; the oldest ones go, and what was needed for them alone.
         inspected = self._module(arguments, "inspect")
-        answer["pruned"] = inspected.get("pruned", [])
+        answer["pruned"] = sorted({*pruned, *inspected.get("pruned", [])})
         return answer
 
-    def _compile(self, arguments: dict[str, Any], plan: dict[str, Any], archive: Path | None) -> dict[str, Any] | None:
-        """Run the build to its end; return the result of the task where it failed."""
+    def _compile(self, arguments: dict[str, Any], plan: dict[str, Any], archive: Path | None) -> dict[str, Any]:
+        """Run the build to its end; return what was removed for it, or the result of the task where it failed."""
         for note in plan["notes"]:
             self._progress.say("note", note)
         more = {}
@@ -125,7 +127,7 @@ class ActionModule(ActionBase):
             self._progress.say("attach", "this build runs already")
         status = self._follow(arguments, started["status"])
         if not status.get("failed"):
-            return None
+            return {"pruned": started.get("pruned", [])}
         message = f"llama_build: {status['phase']} failed: {status['error']}"
         if status.get("log"):
             message = "\n".join([message, *status["tail"], f"The full log is {status['log']} on this host."])

@@ -105,12 +105,17 @@ def list_files(stage: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def library_requirements(stage: Path) -> dict[str, Any]:
-    """Return what the ELF files of a folder ask of a host, and refuse run paths that leave the folder."""
+def library_requirements(stage: Path, planned: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what the ELF files of a folder ask of a host, and refuse run paths that leave the folder.
+
+    `planned` are folders that the toolchain gives to every host that runs what it has made.
+    """
     versions: list[str] = []
     needed: set[str] = set()
     own: set[str] = set()
     machines: set[str] = set()
+    known = {os.path.normpath(folder) for folder in planned}
+    outside: set[str] = set()
     for path in sorted(stage.rglob("*")):
         if not path.is_file() or not _elf.is_elf(path):
             continue
@@ -121,11 +126,14 @@ def library_requirements(stage: Path) -> dict[str, Any]:
         versions.extend(elf.versions_needed)
         name = path.relative_to(stage).as_posix()
         for part in elf.run_path:
-            if not part.startswith("$ORIGIN") and not part.startswith(("/usr/", "/opt/")):
+            if part.startswith("$ORIGIN"):
+                continue
+            if not part.startswith(("/usr/", "/opt/")) and os.path.normpath(part) not in known:
                 raise ArtifactError(
-                    f"{name} looks for its libraries in {part}: a run path begins with $ORIGIN, /usr or /opt, "
-                    "or the artifact would only run where it was built"
+                    f"{name} looks for its libraries in {part}: a run path begins with $ORIGIN, /usr or /opt, or is "
+                    "one of toolchain_result.run_path, or the artifact would only run where it was built"
                 )
+            outside.add(part)
     if len(machines) != 1:
         raise ArtifactError(
             f"the files are for {len(machines)} architectures ({', '.join(sorted(machines)) or 'none'}): "
@@ -136,6 +144,7 @@ def library_requirements(stage: Path) -> dict[str, Any]:
         "glibc": _elf.highest(versions, "GLIBC"),
         "glibcxx": _elf.highest(versions, "GLIBCXX"),
         "libraries": sorted(needed - own),
+        "run_path": sorted(outside),
     }
 
 
@@ -226,7 +235,9 @@ def unpack(path: Path, fingerprint: str, releases: Path) -> Path:
     staging = releases / f"{_STAGING}{check_fingerprint(fingerprint)}-{os.getpid()}"
     if staging.exists():
         shutil.rmtree(staging)
-    staging.mkdir(mode=0o755)
+    staging.mkdir()
+    # Not by mkdir, whose mode the umask cuts: this folder becomes the release.
+    staging.chmod(0o755)
     try:
         _walk(path, fingerprint, staging)
     except BaseException:

@@ -199,14 +199,3 @@ def free_mib(folder: Path) -> int:
         place = place.parent
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize // (1024 * 1024)
-
-
-def jobs(wanted: int, processors: int, memory_mib: int) -> int:
-    """Return how many files to compile at once: one compiler takes up to 2 GiB."""
-    return wanted if wanted > 0 else max(1, min(processors, memory_mib // 2048))
-
-
-def memory_available_mib(meminfo: str) -> int:
-    """Return MemAvailable of /proc/meminfo."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
-    return int(match.group(1)) // 1024 if match is not None else 2048

@@ -59,10 +59,10 @@ class JobError(Exception):
         self.log = log
 
 
-def detach(command: list[str], log: Path, folder: Path) -> None:
+def detach(command: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
     """Start a command that goes on when the task, its connection and Ansible itself have ended."""
     with log.open("wb") as output:
-        subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -115,6 +115,11 @@ def source_name_maps(root: Path, build: Path) -> list[str]:
     would depend on whether the builder has ccache, which is no part of a fingerprint.
     """
     return [f"-ffile-prefix-map={old}=llama.cpp" for old in (str(root), os.path.relpath(root, build))]
+
+
+def repository_name(url: str) -> str:
+    """Return the name of the folder that keeps what was fetched from an address."""
+    return f"{hashlib.sha256(url.encode('utf-8')).hexdigest()[:16]}.git"
 
 
 class Job:
@@ -251,7 +256,11 @@ class Job:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not tree.is_dir():
                 for old in sources.glob(f".{tree.name}-*"):
-                    shutil.rmtree(old)
+                    # git's archive of the tree is a file.
+                    if old.is_dir():
+                        shutil.rmtree(old)
+                    else:
+                        old.unlink()
                 temporary = sources / f".{tree.name}-{os.getpid()}"
                 {"git": self._git, "archive": self._archive, "directory": self._directory}[source["kind"]](
                     source, temporary
@@ -265,8 +274,14 @@ class Job:
         if not git:
             raise JobError("a source of kind git needs the program git on the builder: run the role toolchain first")
         log = self.logs / "source.log"
-        environment = {**build_environment({}, dict(os.environ)), "GIT_CONFIG_GLOBAL": "/dev/null"}
-        repository = self.root / "git" / f"{hashlib.sha256(url.encode('utf-8')).hexdigest()[:16]}.git"
+        # In place of root's own. A source on this host may belong to anybody, and git serves a repository of another
+        # user only where a file allows it: a process of its own serves it, which -c does not reach. Its owner decides
+        # nothing by that: the commit id of 40 digits pins the content, a fetch runs no hook of the source, and every
+        # git that looks at the owner here fetches nothing from remotes that the source's own settings name.
+        settings = self.work / "gitconfig"
+        settings.write_text("[safe]\n\tdirectory = *\n", encoding="ascii")
+        environment = {**build_environment({}, dict(os.environ)), "GIT_CONFIG_GLOBAL": str(settings)}
+        repository = self.root / "git" / repository_name(url)
 
         def progress(line: str) -> None:
             match = _GIT_PROGRESS.search(line)
@@ -444,7 +459,11 @@ class Job:
         log = self.logs / "compile.log"
         if log.exists():
             log.unlink()
-        argv = [self.job["programs"]["ninja"], "-C", str(self.work / "build"), "-j", str(self.job["jobs"])]
+        # Builds of several kinds begin in one task and compile at about the same time, so by now they can be counted.
+        beside = sum(held(work) for work in (self.root / "work").iterdir() if work != self.work)
+        memory = memory_available_mib(Path("/proc/meminfo").read_text(encoding="ascii"))
+        jobs = files_at_once(self.job["jobs"], len(os.sched_getaffinity(0)), memory, 1 + beside)
+        argv = [self.job["programs"]["ninja"], "-C", str(self.work / "build"), "-j", str(jobs)]
         self.command([*argv, *self.job["targets"]], log, self.environment(), progress)
 
     def stage(self, root: Path) -> Path:
@@ -506,7 +525,7 @@ class Job:
     def pack(self, stage: Path, options: dict[str, str]) -> None:
         """Write the artifact."""
         self.say("pack")
-        requirements = _artifact.library_requirements(stage)
+        requirements = _artifact.library_requirements(stage, self.job["run_path"])
         architecture = requirements.pop("architecture")
         requirements["cpu_flags"] = self.job["cpu_flags"]
         manifest = {
@@ -523,6 +542,17 @@ class Job:
             "files": _artifact.list_files(stage),
         }
         _artifact.pack(stage, manifest, self.artifact)
+
+
+def files_at_once(wanted: int, processors: int, memory_mib: int, builds: int) -> int:
+    """Return how many files to compile at once where several builds share a builder: one compiler takes up to 2 GiB."""
+    return wanted if wanted > 0 else max(1, min(processors // builds, memory_mib // (2048 * builds)))
+
+
+def memory_available_mib(meminfo: str) -> int:
+    """Return MemAvailable of /proc/meminfo."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match.group(1)) // 1024 if match is not None else 2048
 
 
 def linked_libraries(program: Path, build: Path) -> tuple[list[str], list[str]]:
@@ -564,6 +594,28 @@ def try_lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def held(work: Path) -> bool:
+    """Say whether a builder, or a compiler that one has left, is at work in this folder."""
+    try:
+        descriptor = os.open(work / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two who look do not take each other for a builder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def alive(work: Path) -> bool:
+    """Say whether a builder works in this folder."""
+    pid = read_pid(work)
+    return pid is not None and Path("/proc", str(pid)).exists() and held(work)
 
 
 def _take_lock(job: Job) -> bool:

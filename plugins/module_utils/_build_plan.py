@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -84,6 +85,9 @@ FA_DEFAULT_PAIRS = frozenset(
 # What a pair becomes: V of turbo2 makes V of the first and last two layers q8_0 (src/llama-kv-cache.cpp:287-291).
 FA_BRINGS = {("f16", "turbo2"): ("f16", "q8_0")}
 FA_ALL_QUANTS_TYPES = ("f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+
+# What the units of llama_server hide from the service, by ProtectHome and PrivateTmp.
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 
 # Figures in MiB: source, objects and artifact of one build (docs/builds.md has the measurements).
 DISK_MIB = {"cpu": 1024, "vulkan": 1024, "cuda": 4096, "rocm": 6144}
@@ -286,6 +290,22 @@ def toolchain_for(toolchain: Mapping[str, Any], backends: Sequence[str]) -> dict
     return answer
 
 
+def is_hidden(folder: str) -> bool:
+    """Say whether a folder is one that the service cannot see, whatever its mode."""
+    return f"{posixpath.normpath(folder)}/".startswith(tuple(f"{top}/" for top in HIDDEN))
+
+
+def check_run_path(folders: Sequence[str]) -> list[str]:
+    """Return the folders in which the toolchain says that libraries lie, or refuse what a service cannot read."""
+    for folder in folders:
+        if not folder.startswith("/") or is_hidden(folder):
+            raise BuildError(
+                f"toolchain_result.run_path names {folder!r}: it must be a whole path, and none below "
+                f"{', '.join(HIDDEN)}, which the service does not see"
+            )
+    return list(folders)
+
+
 def pairs_beyond_default(pairs: Sequence[Any]) -> list[tuple[str, str]]:
     """Return the pairs of cache types whose attention kernels are not in every CUDA and HIP build."""
     wanted: set[tuple[str, str]] = set()
@@ -373,7 +393,7 @@ def make_request(
         "BUILD_SHARED_LIBS": "ON",
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-        "CMAKE_INSTALL_RPATH": ":".join(["$ORIGIN/../lib", *rpath]),
+        "CMAKE_INSTALL_RPATH": ":".join(["$ORIGIN/../lib", *check_run_path(rpath)]),
         "CMAKE_INSTALL_RPATH_USE_LINK_PATH": "OFF",
         "GGML_RPC": "OFF",
         "LLAMA_BUILD_COMMIT": source.commit,
@@ -518,10 +538,13 @@ def disk_needed(backends: Sequence[str], gpu_architectures: int) -> int:
     return need
 
 
-def check_disk(need_mib: int, free_mib: int, folder: str) -> None:
-    """Refuse a build for which there is no room."""
-    if free_mib < need_mib:
+def check_disk(need_mib: int, free_mib: int, folder: str, promised_mib: int = 0) -> None:
+    """Refuse a build for which there is no room beside what those that run there will still take."""
+    short = need_mib + promised_mib - free_mib
+    if short > 0:
+        taken = f", of which builds that run there will take up to {promised_mib} MiB" if promised_mib else ""
+        wait = "wait for those builds to end, " if promised_mib else ""
         raise BuildError(
-            f"this build takes up to {need_mib} MiB below {folder}, and {free_mib} MiB are free there: free "
-            f"{need_mib - free_mib} MiB, or set llama_build_dir to a folder on a larger file system"
+            f"this build takes up to {need_mib} MiB below {folder}, and {free_mib} MiB are free there{taken}: free "
+            f"{short} MiB, {wait}or set llama_build_dir to a folder on a larger file system"
         )

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _conda_lock, _rocwmma
+from . import _build_plan, _conda_lock, _rocwmma
 
 BACKENDS = ("cpu", "vulkan", "rocm", "cuda")
 METHODS = ("packages", "conda")
@@ -1009,6 +1009,13 @@ def _plan_conda(
             plan,
             "conda-forge has no ROCm toolchain that these builds were made with",
             ["the method packages", "the backend vulkan with the method conda"],
+        )
+    if _build_plan.is_hidden(prefix):
+        return _refused(
+            plan,
+            f"what is built needs the libraries of {prefix} when it runs, and the service sees nothing below "
+            f"{', '.join(_build_plan.HIDDEN)}",
+            ["toolchain_conda_root below /opt, /srv or /var/lib"],
         )
     specs = list(CONDA_BASE)
     triplet = f"{machine}-conda-linux-gnu"

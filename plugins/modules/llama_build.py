@@ -100,11 +100,13 @@ options:
     type: path
     default: ~/.cache/llamafleet/artifacts
   jobs:
-    description: Files to compile at once; V(0) for one for each processor, with 2 GiB of free memory for each.
+    description:
+      - Files to compile at once; V(0) for one for each processor, with 2 GiB of free memory for each. Builds that run
+        side by side in one O(directory) share both.
     type: int
     default: 0
   keep:
-    description: Finished artifacts that stay on the builder.
+    description: Finished artifacts that stay on the builder, each with its source.
     type: int
     default: 5
   allow_known_bad:
@@ -177,6 +179,13 @@ inputs:
   description: Everything that the fingerprint is made of.
   type: dict
   returned: success
+pruned:
+  description:
+    - Files and folders below O(directory) on the builder that were removed, because no artifact that stays there, no
+      build that runs and no build that was interrupted last needs them.
+  type: list
+  elements: str
+  returned: when something was built, or brought from the builder
 notes:
   description: What is known of this build and worth knowing before serving with it.
   type: list
@@ -215,6 +224,7 @@ from ..module_utils import (
     _build_host,
     _build_job,
     _build_plan,
+    _build_room,
     _build_source,
     _elf,
     _known_builds,
@@ -222,6 +232,8 @@ from ..module_utils import (
 )
 
 _JOB_FILES = (_artifact, _build_job, _build_plan, _build_source, _elf, _rocwmma)
+# Seconds that a job may take to begin.
+PATIENCE = 10.0
 _LAUNCH = (
     "import sys; sys.path.insert(0, sys.argv[1]); from llamafleet_job import _build_job; "
     "raise SystemExit(_build_job.main(sys.argv[2]))"
@@ -305,7 +317,7 @@ class Builder:
         need = _build_plan.disk_needed(backends, max(len(architectures), len(targets)))
         found: dict[str, Any] = {
             "notes": [f"{row.why} ({row.source})" for row in known if row.verdict in ("note", "lacks")],
-            "need_mib": need,
+            "whole_mib": need,
             "free_mib": _build_host.free_mib(self.root),
             "request": request,
         }
@@ -324,18 +336,30 @@ class Builder:
             host=host,
             inputs=inputs,
             fingerprint=fingerprint,
+            need_mib=_build_room.still_needed(need, self.root / "work" / fingerprint),
             artifact=artifact,
             artifact_present=artifact.is_file(),
             archive_needed=bool(source.kind == "archive" and source.path and not tree.is_dir()),
         )
+        if found["free_mib"] < found["need_mib"]:
+            # It is removed before the build begins.
+            found["free_mib"] += sum(_build_room.used_mib(path) for path in self.superfluous(found))
         return found
 
     def start(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Start the build, or find the one that runs."""
+        with _build_room.alone(self.root):
+            return self._start(plan)
+
+    def _start(self, plan: dict[str, Any]) -> dict[str, Any]:
         request = plan["request"]
         host = plan["host"]
         work = self.root / "work" / plan["fingerprint"]
-        _build_plan.check_disk(plan["need_mib"], plan["free_mib"], str(self.root))
+        if _build_job.alive(work):
+            return {"attached": True, "status": str(work / "status.json")}
+        pruned = self._prune(plan)
+        promised = _build_room.promised_mib(self.root, plan["fingerprint"])
+        _build_plan.check_disk(plan["need_mib"], _build_host.free_mib(self.root), str(self.root), promised)
         for folder in (self.root, work, work / "log", self.root / "artifacts", self.root / "downloads"):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         if self.params["archive"]:
@@ -347,8 +371,6 @@ class Builder:
                 f"the archive {request.source.path} was not brought to this builder: this module runs through its "
                 "action plugin, which copies it from the controller"
             )
-        if alive(work):
-            return {"attached": True, "status": str(work / "status.json")}
         status = work / "status.json"
         if status.exists():
             status.unlink()
@@ -369,14 +391,12 @@ class Builder:
             "targets": request.targets,
             "cpu_flags": request.cpu_flags,
             "environment": self.environment,
+            "run_path": self.rpath,
             "programs": host["programs"],
             "ccache": host["programs"]["ccache"],
             "ccache_dir": self.params["ccache_dir"] or str(self.root / "ccache"),
-            "jobs": _build_host.jobs(
-                self.params["jobs"],
-                len(os.sched_getaffinity(0)),
-                _build_host.memory_available_mib(Path("/proc/meminfo").read_text(encoding="ascii")),
-            ),
+            "jobs": self.params["jobs"],
+            "need_mib": plan["whole_mib"],
             "manifest": {
                 "source": request.source.describe(),
                 "commit": request.source.commit,
@@ -389,38 +409,34 @@ class Builder:
         }
         _build_job.write_json(work / "job.json", job)
         command = [sys.executable, "-I", "-c", _LAUNCH, str(work / "job"), str(work / "job.json")]
-        _build_job.detach(command, work / "log" / "job.log", work)
-        return {"attached": False, "status": str(status)}
+        started = _build_job.detach(command, work / "log" / "job.log", work)
+        # From its first word on it is found by its lock, and only then may the next one look.
+        limit = time.monotonic() + PATIENCE
+        while not status.exists() and started.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        return {"attached": False, "status": str(status), "pruned": pruned}
 
     def inspect(self, fingerprint: str) -> dict[str, Any]:
         """Say what became of a build."""
         work = self.root / "work" / _artifact.check_fingerprint(fingerprint)
         log = work / "log" / "job.log"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        return {"alive": alive(work), "job_log": text.splitlines()[-_build_job.TAIL :]}
+        return {"alive": _build_job.alive(work), "job_log": text.splitlines()[-_build_job.TAIL :]}
 
-    def prune(self, fingerprint: str) -> list[str]:
-        """Remove the oldest artifacts, and the sources that no kept artifact and no running build is of."""
-        folder = self.root / "artifacts"
-        found = sorted(folder.glob(f"*{_artifact.SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        names = [path.name[: -len(_artifact.SUFFIX)] for path in found]
-        gone = _artifact.to_prune(names, self.params["keep"], [fingerprint])
-        for name in gone:
-            (folder / f"{name}{_artifact.SUFFIX}").unlink()
-            shutil.rmtree(self.root / "work" / name, ignore_errors=True)
-        return gone
+    def superfluous(self, plan: dict[str, Any]) -> list[Path]:
+        """Return what this builder keeps and nobody needs, once this build is made or has its turn."""
+        return _build_room.superfluous(
+            self.root, self.params["keep"], plan["fingerprint"], plan["request"].source._asdict()
+        )
 
+    def prune(self, plan: dict[str, Any]) -> list[str]:
+        """Remove what nobody needs, while no build can begin that would."""
+        with _build_room.alone(self.root):
+            return self._prune(plan)
 
-def alive(work: Path) -> bool:
-    """Say whether a builder works in this folder."""
-    pid = _build_job.read_pid(work)
-    if pid is None or not Path("/proc", str(pid)).exists() or not (work / "lock").exists():
-        return False
-    descriptor = os.open(work / "lock", os.O_RDWR)
-    try:
-        return not _build_job.try_lock(descriptor)
-    finally:
-        os.close(descriptor)
+    def _prune(self, plan: dict[str, Any]) -> list[str]:
+        gone = _build_room.remove(self.superfluous(plan))
+        return sorted(str(path.relative_to(self.root)) for path in gone)
 
 
 def main() -> None:
@@ -483,7 +499,8 @@ def main() -> None:
         elif module.params["operation"] == "inspect":
             answer.update(builder.inspect(plan["fingerprint"]))
             if plan["artifact_present"] and not module.check_mode:
-                answer["pruned"] = builder.prune(plan["fingerprint"])
+                answer["pruned"] = builder.prune(plan)
+                answer["changed"] = bool(answer["pruned"])
     except (ValueError, OSError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**answer)

@@ -1817,6 +1817,9 @@ def difference(path: Path, before: bytes | None, after: bytes | None) -> dict[st
 
 
 def main() -> None:
+    # A hardened login's umask (027, 077) would cut the modes of folders that the service's user must reach. Secrets get
+    # theirs by name.
+    os.umask(0o022)
     module = Module(
         argument_spec={
             "instances": {

@@ -173,10 +173,12 @@ def try_out(staging: Path, manifest: dict[str, Any], params: dict[str, Any]) -> 
     missing, _stray = _build_job.linked_libraries(program, staging / "none")
     if missing:
         wanted = " ".join(f"'{name}()(64bit)'" for name in missing)
+        folders = [folder for folder in manifest["requirements"].get("run_path", []) if not Path(folder).is_dir()]
+        lacking = f"; its builder has libraries in {', '.join(folders)}, and this host does not" if folders else ""
         raise ReleaseError(
             f"this host lacks {', '.join(missing)}, which llama-server needs: those of GPUs are brought by build.yml "
             "(role toolchain, entry point runtime, which adds the vendor's repository), others on Fedora by "
-            f"`dnf install {wanted}`"
+            f"`dnf install {wanted}`{lacking}"
         )
     environment = {str(key): str(value) for key, value in params["environment"].items()}
     _release.parse_version(ask(program, "--version", environment))
@@ -223,7 +225,7 @@ def install(root: Path, params: dict[str, Any]) -> list[str]:
     if refused:
         raise ReleaseError(f"the artifact {fingerprint} cannot run on this host: {'; '.join(refused)}")
     need = 2 * sum(entry["size"] for entry in manifest["files"].values())
-    releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+    releases.mkdir(parents=True, exist_ok=True)
     found = os.statvfs(releases)
     free = found.f_bavail * found.f_frsize
     if free < need:
@@ -246,6 +248,8 @@ def install(root: Path, params: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Bring the host to the wanted release."""
+    # A hardened login's umask (027, 077) would cut the modes of folders that the service's user must reach.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "fingerprint": {"type": "str", "required": True},

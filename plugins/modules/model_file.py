@@ -188,6 +188,7 @@ removed:
   elements: str
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,8 @@ def settle(module: AnsibleModule, directory: Path, wanted: list[mf.Wanted]) -> d
 
 
 def main() -> None:
+    # A hardened login's umask (027, 077) would cut the modes of folders that the service's user must reach.
+    os.umask(0o022)
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     directory = Path(params["directory"])

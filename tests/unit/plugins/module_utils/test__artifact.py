@@ -231,13 +231,20 @@ def test_requirements_are_those_of_all_files(tmp_path):
         "glibc": "2.38",
         "glibcxx": "3.4.32",
         "libraries": ["libc.so.6", "libgomp.so.1", "libstdc++.so.6"],
+        "run_path": [],
     }
+
+
+@pytest.mark.parametrize("planned", ["/srv/conda/env-0/lib", "/srv/conda/env-0/lib/"])
+def test_a_run_path_that_the_toolchain_planned_is_one_that_a_host_has(tmp_path, planned):
+    stage = make_stage(tmp_path / "stage", run_path="$ORIGIN/../lib:/srv/conda/env-0/lib:/opt/rocm/lib")
+    assert _artifact.library_requirements(stage, [planned])["run_path"] == ["/opt/rocm/lib", "/srv/conda/env-0/lib"]
 
 
 @pytest.mark.parametrize("path", ["/var/lib/llamafleet/build/work/x/build/bin", "bin", "$ORIGIN/../lib:/home/me"])
 def test_a_run_path_into_the_build_folder_is_refused(tmp_path, path):
     with pytest.raises(_artifact.ArtifactError, match="would only run where it was built"):
-        _artifact.library_requirements(make_stage(tmp_path / "stage", run_path=path))
+        _artifact.library_requirements(make_stage(tmp_path / "stage", run_path=path), ["/srv/conda/lib"])
 
 
 def test_two_architectures_are_refused(tmp_path):

@@ -193,21 +193,3 @@ def test_has_openssl(tmp_path):
 
 def test_free_room_of_a_folder_that_is_not_there_yet(tmp_path):
     assert _build_host.free_mib(tmp_path / "a/b/c") == _build_host.free_mib(tmp_path) > 0
-
-
-@pytest.mark.parametrize(
-    ("wanted", "processors", "memory", "expected"),
-    [
-        (0, 16, 65536, 16),
-        (0, 16, 8192, 4),  # 16 compilers would not fit
-        (0, 2, 1000, 1),
-        (6, 2, 1000, 6),  # said by the user
-    ],
-)
-def test_jobs(wanted, processors, memory, expected):
-    assert _build_host.jobs(wanted, processors, memory) == expected
-
-
-def test_memory_available():
-    assert _build_host.memory_available_mib("MemTotal: 1 kB\nMemAvailable:    8388608 kB\n") == 8192
-    assert _build_host.memory_available_mib("") == 2048

@@ -27,6 +27,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
     _build_plan,
     _build_source,
 )
+from ansible_collections.llamafleet.turboquant.tests.unit.plugins.module_utils.elf_maker import make_elf
 
 FP = "0123456789abcdef0123456789abcdef"
 COLLECTIONS = Path(_build_job.__file__).resolve().parents[5]
@@ -114,6 +115,7 @@ class Bench:
             "targets": ["llama-server"],
             "cpu_flags": ["avx2"],
             "environment": {"FAKE": str(self.fake)},
+            "run_path": [],
             "programs": {
                 "cmake": str(self.fake / "cmake"),
                 "ninja": str(self.fake / "ninja"),
@@ -140,7 +142,9 @@ class Bench:
         code = (
             f"import sys; sys.path.insert(0, {str(COLLECTIONS)!r}); "
             "from ansible_collections.llamafleet.turboquant.plugins.module_utils import _build_job as job; "
-            "job.HEARTBEAT = 0.2; job.ORPHANS = 10.0; sys.exit(job.main(sys.argv[1]))"
+            "job.HEARTBEAT = 0.2; job.ORPHANS = 10.0; "
+            "job.memory_available_mib = lambda _text: 65536; job.os.sched_getaffinity = lambda _pid: range(8); "
+            "sys.exit(job.main(sys.argv[1]))"
         )
         return subprocess.Popen(
             [sys.executable, "-c", code, str(self.top / "job.json")],
@@ -360,6 +364,15 @@ def test_a_program_that_needs_a_library_of_the_build_folder_only(bench):
     assert not bench.artifact.exists()
 
 
+def test_a_run_path_of_the_toolchain_is_packed(bench):
+    (bench.fake / "program").write_bytes(make_elf(run_path="$ORIGIN/../lib:/srv/conda/lib"))
+    assert bench.run() == 1
+    assert "llama-server looks for its libraries in /srv/conda/lib" in bench.status()["error"]
+    bench.job["run_path"] = ["/srv/conda/lib"]
+    assert bench.run() == 0, bench.status()
+    assert _artifact.read_manifest(bench.artifact)["requirements"]["run_path"] == ["/srv/conda/lib"]
+
+
 # Sources
 
 
@@ -463,6 +476,29 @@ def test_a_commit_that_is_no_tip_is_got_from_git(bench):
     assert not (got / ".git").exists()
 
 
+@pytest.mark.parametrize("address", ["file://{}", "{}"])
+def test_a_commit_is_got_from_a_repository_of_another_user(bench, address):
+    tree = bench.top / "tree"
+    git(tree, "init", "--quiet", "--initial-branch=main")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "one")
+    commit = git(tree, "rev-parse", "HEAD")
+    if os.geteuid() == 0:
+        for path in (tree, *tree.rglob("*")):
+            os.chown(path, 65534, 65534)
+    else:
+        # What git has for its own tests. In front of the program, because the job's environment is made anew.
+        program = bench.fake / "git"
+        program.write_text(
+            f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {shutil.which("git")} "$@"\n', encoding="utf-8"
+        )
+        program.chmod(0o755)
+        bench.job["programs"]["git"] = str(program)
+    bench.job["source"].update(kind="git", identity=commit, url=address.format(tree), path="")
+    assert bench.run() == 0, bench.status()
+    assert (bench.root / "sources" / f"git-{commit}" / "CMakeLists.txt").is_file()
+
+
 def test_a_commit_that_git_does_not_have(bench):
     tree = bench.top / "tree"
     git(tree, "init", "--quiet", "--initial-branch=main")
@@ -475,6 +511,14 @@ def test_a_commit_that_git_does_not_have(bench):
     assert bench.run() == 1
     assert bench.status()["log"].endswith("source.log")
     assert any("nothing" in line for line in bench.status()["tail"])
+
+
+def test_what_a_killed_build_left_of_a_source_is_no_obstacle(bench):
+    left = bench.root / "sources" / f".directory-{bench.job['source']['identity']}-77"
+    left.mkdir(parents=True)
+    left.with_name(f"{left.name}.tar").touch()
+    assert bench.run() == 0, bench.status()
+    assert [path.name for path in left.parent.iterdir()] == [left.name[1:].rpartition("-")[0]]
 
 
 def test_a_folder_that_changed_meanwhile(bench):
@@ -551,7 +595,52 @@ def test_the_status_beats_while_nothing_happens(bench):
     assert first.wait(30) == 0
 
 
+@pytest.mark.parametrize(("wanted", "jobs"), [(0, 2), (5, 5)])
+def test_builds_side_by_side_share_the_builder(bench, wanted, jobs):
+    holders = []
+    for name in ("a" * 32, "b" * 32, "c" * 32):
+        lock = bench.root / "work" / name / "lock"
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        holders.append(subprocess.Popen(["flock", str(lock), "sleep", "60"], start_new_session=True))
+    # One that has ended takes nothing.
+    (bench.root / "work" / ("d" * 32)).mkdir()
+    (bench.root / "work" / ("d" * 32) / "lock").touch()
+    try:
+        bench.until(lambda: all(_build_job.held(bench.root / "work" / (name * 32)) for name in "abc"))
+        bench.job["jobs"] = wanted
+        assert bench.run() == 0
+    finally:
+        for holder in holders:
+            os.killpg(holder.pid, signal.SIGTERM)
+            holder.wait()
+    log = (bench.work / "log/compile.log").read_text(encoding="utf-8")
+    assert f" -j {jobs} llama-server\n" in log
+
+
 # Small parts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processors", "memory", "builds", "expected"),
+    [
+        (0, 16, 65536, 1, 16),
+        (0, 16, 8192, 1, 4),  # 16 compilers would not fit
+        (0, 2, 1000, 1, 1),
+        (6, 2, 1000, 1, 6),  # said by the user
+        (0, 16, 65536, 3, 5),
+        (0, 16, 12288, 3, 2),
+        (0, 2, 65536, 3, 1),
+        (6, 2, 1000, 3, 6),
+    ],
+)
+def test_files_at_once(wanted, processors, memory, builds, expected):
+    assert _build_job.files_at_once(wanted, processors, memory, builds) == expected
+
+
+def test_memory_available():
+    assert _build_job.memory_available_mib("MemTotal: 1 kB\nMemAvailable:    8388608 kB\n") == 8192
+    assert _build_job.memory_available_mib("") == 2048
 
 
 def test_tail_leaves_out_progress(tmp_path):

@@ -210,6 +210,14 @@ SEVERAL = {
 }
 
 
+@pytest.mark.parametrize("folder", ["lib", "/home/me/conda/lib", "/root/../root/lib", "/var/tmp/lib"])
+def test_a_run_path_that_no_service_sees_is_refused_before_anything_is_built(folder):
+    with pytest.raises(_build_plan.BuildError, match=rf"toolchain_result.run_path names '{folder}'"):
+        request(rpath=["/srv/conda/lib", folder])
+    found = request(rpath=["/srv/conda/lib", "/homes/lib"]).options["CMAKE_INSTALL_RPATH"]
+    assert found == "$ORIGIN/../lib:/srv/conda/lib:/homes/lib"
+
+
 def test_a_build_takes_of_a_toolchain_what_belongs_to_its_backends():
     vulkan = _build_plan.toolchain_for(SEVERAL, ["cpu", "vulkan"])
     assert vulkan == {
@@ -427,6 +435,12 @@ def test_no_room_is_refused_with_the_figures():
         match=r"takes up to 1024 MiB below /var/lib/llamafleet/build, and 1000 MiB are free there: free 24 MiB",
     ):
         _build_plan.check_disk(1024, 1000, "/var/lib/llamafleet/build")
+    _build_plan.check_disk(1024, 1524, "/var/lib/llamafleet/build", 500)
+    said = (
+        r"1500 MiB are free there, of which builds that run there will take up to 500 MiB: free 24 MiB, wait for those"
+    )
+    with pytest.raises(_build_plan.BuildError, match=said):
+        _build_plan.check_disk(1024, 1500, "/var/lib/llamafleet/build", 500)
 
 
 def test_a_cuda_build_links_where_no_driver_is_and_asks_for_no_library_that_happens_to_be_there():

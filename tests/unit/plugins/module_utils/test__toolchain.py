@@ -422,6 +422,13 @@ def test_vulkan_and_cpu():
         assert got["repositories"] == []
 
 
+def test_a_conda_folder_that_no_service_sees_is_refused_before_anything_is_installed():
+    got = plan(44, method="conda", conda_prefix="/home/me/conda/env")
+    assert not got["supported"]
+    assert "the service sees nothing below /home" in got["reason"]
+    assert plan(44, method="conda", conda_prefix="/srv/conda/env")["run_path"] == ["/srv/conda/env/lib"]
+
+
 @pytest.mark.parametrize(
     ("options", "version"),
     [

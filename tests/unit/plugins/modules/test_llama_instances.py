@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -83,6 +84,31 @@ def test_a_secret_is_written_beside_its_place(worker):
     assert path.read_text(encoding="utf-8") == KEY
     assert path.stat().st_mode & 0o777 == 0o400
     assert left() == ["chat", "chat/api-keys"]
+
+
+def test_the_service_reads_the_probe_whatever_the_umask_of_the_login(worker, monkeypatch, tmp_path):
+    probe = tmp_path / "opt/libexec/llama_probe.py"
+    monkeypatch.setattr(_unit, "PROBE", str(probe))
+    worker.module.exit_json = lambda **_result: None
+    llama_instances.Path(worker.module.tmpdir).mkdir(parents=True)
+    monkeypatch.setattr(llama_instances, "Module", lambda **_arguments: worker.module)
+
+    def bring(self):
+        place("chat")
+        self.put({llama_instances.CREDENTIALS / "chat" / "api-keys": KEY.encode()})
+        return {"changed": self.install_probe()}
+
+    monkeypatch.setattr(llama_instances.Worker, "bring", bring)
+    before = os.umask(0o077)
+    try:
+        llama_instances.main()
+    finally:
+        os.umask(before)
+    assert probe.stat().st_mode & 0o777 == 0o644
+    for folder in (probe.parent, probe.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o755, folder
+    # And what is secret stays so.
+    assert (llama_instances.CREDENTIALS / "chat" / "api-keys").stat().st_mode & 0o777 == 0o400
 
 
 def test_what_a_killed_run_left_of_secrets_goes(worker):

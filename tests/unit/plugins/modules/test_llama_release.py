@@ -139,6 +139,21 @@ def test_a_release_is_installed_and_switched_to(host):
         assert path.stat().st_mode & 0o055 in (0o055, 0o044)
 
 
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_the_service_reads_a_release_whatever_the_umask_of_the_login(host, umask):
+    archive = host.artifact(A)
+    before = os.umask(umask)
+    try:
+        host.run(A, archive)
+    finally:
+        os.umask(before)
+    release = host.root / "releases" / A
+    for folder in (host.root, release.parent, release, release / "bin"):
+        assert folder.stat().st_mode & 0o777 == 0o755, folder
+    assert (release / "bin/llama-server").stat().st_mode & 0o777 == 0o755
+    assert (release / "devices.json").stat().st_mode & 0o777 == 0o644
+
+
 def test_the_second_run_changes_nothing(host):
     host.run(A, host.artifact(A))
     before = (host.root / "releases" / A).stat().st_mtime_ns
@@ -219,6 +234,13 @@ def test_what_cannot_run_here_is_refused_before_anything_is_switched(host, more,
         raise Exit(host.run(B, host.artifact(B, **more)))
     assert host.current == A
     assert host.releases == [A]
+
+
+def test_a_host_without_the_builders_libraries_is_told_where_those_are(host, monkeypatch, tmp_path):
+    monkeypatch.setattr(llama_release._build_job, "linked_libraries", lambda program, build: (["libcudart.so.13"], []))
+    archive = host.artifact(A, requirements={"run_path": ["/srv/conda/env-0/lib", str(tmp_path)]})
+    with pytest.raises(Exit, match=r"lacks libcudart.so.13.*; its builder has libraries in /srv/conda/env-0/lib, and"):
+        raise Exit(host.run(A, archive))
 
 
 GIB = 1 << 30

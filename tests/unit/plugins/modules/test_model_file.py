@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -126,6 +127,20 @@ def test_a_file_of_the_controller_takes_one_look_and_one_step_for_each_chunk(tmp
     assert (done["due"], done["needs_copy"], done["files"][0]["action"]) == (False, [], "placed")
     assert (directory / "m.gguf").read_bytes() == CONTENT
     assert run(directory, [controller(tmp_path)], phase="plan")["due"] is False
+
+
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_the_service_reads_the_files_whatever_the_umask_of_the_login(tmp_path, umask):
+    directory = tmp_path / "of" / "models"
+    before = os.umask(umask)
+    try:
+        run(directory, [controller(tmp_path)], phase="apply")
+        append(tmp_path, directory, CONTENT, 0, last=True)
+    finally:
+        os.umask(before)
+    assert (directory / "m.gguf").stat().st_mode & 0o777 == 0o644
+    for folder in (directory, directory.parent):
+        assert folder.stat().st_mode & 0o777 == 0o755, folder
 
 
 def test_a_chunk_damaged_on_its_way_is_refused_before_anything_is_placed(tmp_path):
