@@ -100,7 +100,8 @@ options:
   cuda_repository:
     description:
       - What is different about the repository of CUDA, for a mirror or an archive of one's own. Keys are C(name),
-        C(description), C(baseurl), C(key_url), C(key_fingerprint) and C(exclude).
+        C(description), C(baseurl), C(key_url), C(key_fingerprint), C(exclude) and C(priority) (1 to 99, the lowest
+        wins).
     type: dict
   rocm_repository:
     description: The same for AMD's repository of ROCm.
@@ -188,7 +189,8 @@ _value:
     repositories:
       description:
         - Package repositories, each with C(name), C(description), C(baseurl), C(key_url), C(key_fingerprint),
-          C(exclude), C(optional) (whether no build needs it) and C(variable), the role's variable that changes it.
+          C(exclude), C(priority), C(optional) (whether no build needs it) and C(variable), the role's variable that
+          changes it.
       type: list
       elements: dict
     packages:

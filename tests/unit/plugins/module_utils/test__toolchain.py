@@ -345,6 +345,28 @@ def test_a_mirror_replaces_only_what_it_names():
         plan(44, gpu_targets=["8.9"], cuda_repository={"url": "https://mirror.example"})
 
 
+def test_amds_packages_come_before_fedoras_of_the_same_name():
+    (amd,) = plan(44, "rocm", rocm_source="amd", gpu_targets=["gfx1151"])["repositories"]
+    assert amd["priority"] == 50
+    # Nothing of Fedora is called like NVIDIA's packages, and dnf's own number leaves it at that.
+    assert [found["priority"] for found in plan(44, gpu_targets=["8.9"])["repositories"]] == [99, 99]
+
+
+@pytest.mark.parametrize("number", [1, 99, "40"])
+def test_a_site_may_set_the_priority(number):
+    (amd,) = plan(44, "rocm", rocm_source="amd", rocm_repository={"priority": number})["repositories"]
+    assert amd["priority"] == int(number)
+
+
+@pytest.mark.parametrize("number", [0, 100, -1, "high", "1.5", 1.5, True, "05"])
+def test_a_priority_that_is_none_is_refused(number):
+    words = re.escape(
+        f"the priority of rocm_repository is {number!r}: it is a whole number from 1 to 99, the lowest wins"
+    )
+    with pytest.raises(ValueError, match=words):
+        plan(44, "rocm", rocm_source="amd", rocm_repository={"priority": number})
+
+
 @pytest.mark.parametrize(
     ("fedora", "options", "version", "root"),
     [
