@@ -108,8 +108,9 @@ class Host:
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             },
         )
-        self.said = done.stdout + done.stderr
-        assert done.returncode == status, self.said
+        # Long lines are wrapped.
+        self.said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == status, done.stdout + done.stderr
         return [tuple(json.loads(line)) for line in calls.read_text(encoding="utf-8").splitlines()]
 
     def result(self) -> dict:
@@ -141,3 +142,44 @@ def test_amds_packages_are_taken_before_fedoras(host):
     )
     (repository,) = [arguments for module, arguments in calls if module == "yum_repository"]
     assert int(repository["priority"]) == 7
+
+
+CUDA = {
+    "toolchain_backend": "cuda",
+    "toolchain_gpu_targets": ["8.9"],
+    "toolchain_cuda_gcc_copr": False,
+    "toolchain_packages": ["gcc15-c++", "cuda-nvcc-13-4"],
+}
+
+
+def test_a_list_of_ones_own_may_name_the_vendors_packages(host):
+    calls = host.run(**CUDA)
+    assert [module for module, _arguments in calls] == ["dnf5", "rpm_key", "yum_repository", "dnf5"]
+    assert transactions(calls) == [["gnupg2"], CUDA["toolchain_packages"]]
+    assert host.result()["packages"] == CUDA["toolchain_packages"], "nothing else is for the role to take back"
+    host.run(**CUDA)
+    assert " changed=0 " in host.said
+
+
+def test_check_mode_foresees_such_a_list_on_a_bare_host(host):
+    calls = host.run("--check", **CUDA)
+    assert transactions(calls) == [["gnupg2"]]
+    assert "check mode cannot ask them: gcc15-c++, cuda-nvcc-13-4" in host.said
+
+
+def test_a_site_with_repositories_of_its_own_needs_nothing_to_read_keys(host):
+    calls = host.run(**CUDA | {"toolchain_manage_repositories": False, "toolchain_packages": ["gcc15-c++"]})
+    assert transactions(calls) == [["gcc15-c++"]]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "vulkan"])
+def test_a_list_of_ones_own_is_installed_where_there_is_no_repository(backend, host):
+    calls = host.run(toolchain_backend=backend, toolchain_packages=["my-compiler"], toolchain_packages_extra=["jq"])
+    assert transactions(calls) == [["my-compiler", "jq"]]
+
+
+def test_the_planned_packages_come_before_the_repositories(host):
+    base, backend = transactions(host.run(**CUDA | {"toolchain_packages": []}))
+    assert {"cmake", "gnupg2"} <= {*base}
+    assert "cuda-nvcc-13-4" in backend
+    assert {*base, *backend} - {"gnupg2"} == {*host.result()["packages"]}
