@@ -13,7 +13,8 @@ author:
   - llamafleet contributors (@llamafleet)
 description:
   - Hosts of one kind share one build. The kind follows from everything the inventory says of the build, from the
-    architecture and the GPUs of the host, and from its distribution and release, or from its builder where it has one.
+    architecture and the GPUs of the host, from the method of its toolchain, and from its distribution and release, or
+    from its builder where it has one.
   - The fingerprint of the build itself also takes in the compilers, which only the builder knows.
 positional: _input
 options:
@@ -26,7 +27,8 @@ options:
     required: true
   host:
     description:
-      - The host, with C(architecture), C(distribution), C(release), C(builder) and C(gpus).
+      - The host, with C(architecture), C(distribution), C(release), C(builder), C(method) (its C(toolchain_method)) and
+        C(gpus).
       - C(instances) and C(instance_defaults) are C(llama_server_instances) and C(llama_server_defaults), whose pairs of
         cache types count where the build is for CUDA or ROCm.
     type: dict
@@ -37,7 +39,8 @@ EXAMPLES = r"""
 - name: Name the kind
   ansible.builtin.set_fact:
     kind: "{{ settings | llamafleet.turboquant.build_kind(host={
-      'architecture': 'x86_64', 'distribution': 'Fedora', 'release': '44', 'builder': '', 'gpus': gpu.gpus}) }}"
+      'architecture': 'x86_64', 'distribution': 'Fedora', 'release': '44', 'builder': '', 'method': 'packages',
+      'gpus': gpu.gpus}) }}"
 """
 
 RETURN = r"""

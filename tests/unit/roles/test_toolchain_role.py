@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.llamafleet.turboquant.plugins.module_utils import _toolchain
 
 ROOT = Path(__file__).resolve().parents[3]
 # The tasks' modules that change a host, and the vendors' packages.
@@ -122,7 +123,7 @@ def host(tmp_path):
     return Host(tmp_path)
 
 
-def transactions(calls: Calls) -> list[list[str]]:
+def transactions(calls: Calls) -> list[Any]:
     """Return the names that dnf was given, call by call."""
     return [arguments["name"] for module, arguments in calls if module == "dnf5"]
 
@@ -183,3 +184,27 @@ def test_the_planned_packages_come_before_the_repositories(host):
     assert {"cmake", "gnupg2"} <= {*base}
     assert "cuda-nvcc-13-4" in backend
     assert {*base, *backend} - {"gnupg2"} == {*host.result()["packages"]}
+
+
+def built(method: str) -> dict[str, Any]:
+    """Return what a builder's toolchain says of itself."""
+    plan = _toolchain.toolchain_plan(44, "cuda", method=method, gpu_targets=["8.9"])
+    return {key: plan[key] for key in ("method", "backends", "conda")}
+
+
+@pytest.mark.parametrize(("own", "builders"), [("conda", "packages"), ("packages", "conda")])
+def test_a_host_gets_no_libraries_of_another_method_than_its_own(own, builders, host):
+    variables = {"toolchain_runtime_of": built(builders), "toolchain_runtime_backends": ["cuda"]}
+    calls = host.run(entry_point="runtime", status=2, toolchain_method=own, **variables)
+    assert calls == []
+    assert f"toolchain_method is {own} on this host and {builders} on its builder" in host.said
+    assert f"Name a builder (llama_build_host) whose toolchain_method is {own}" in host.said
+    assert f"or set toolchain_method: {builders} for this host" in host.said
+    assert " changed=0 " in host.said
+
+
+def test_a_host_of_its_builders_method_gets_the_libraries_and_no_compiler(host):
+    calls = host.run(
+        entry_point="runtime", toolchain_runtime_of=built("packages"), toolchain_runtime_backends=["cpu", "cuda"]
+    )
+    assert transactions(calls) == ["gnupg2", ["cuda-cudart-13-4", "libcublas-13-4"]]
