@@ -48,6 +48,7 @@ _value:
   description:
     - C(kind), a name of 12 digits, with C(backends), C(cuda_architectures) and C(gpu_targets) as they will be built.
     - C(cache_type_pairs), the pairs whose attention kernels are not in every build.
+    - C(rocwmma), whether the build is for ROCm and uses rocWMMA.
     - C(nvidia_drivers), the versions of the NVIDIA drivers that were found. They are not of the kind.
   type: dict
 """

@@ -111,10 +111,18 @@ options:
     type: dict
   rocwmma:
     description:
-      - Whether a build for rocm is to use rocWMMA, whose headers are then among the packages. Refused for the GPUs on
-        which it is wrong.
+      - Whether the builds for rocm are to use rocWMMA, whose headers are then among the packages. Refused for the GPUs
+        on which it is wrong.
     type: bool
     default: false
+  rocwmma_targets:
+    description:
+      - The gfx names that are built for with rocWMMA, where others of O(gpu_targets) are built for without it. Only
+        these are looked at then, and O(rocwmma) need not be set.
+      - Empty means all of O(gpu_targets) where O(rocwmma) is set.
+    type: list
+    elements: str
+    default: []
   leftover_rocm:
     description: Whether the host has a directory C(/opt/rocm) that is not wanted.
     type: bool

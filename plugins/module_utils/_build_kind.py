@@ -73,6 +73,7 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         "cuda_architectures": architectures,
         "gpu_targets": targets,
         "cache_type_pairs": pairs,
+        "rocwmma": bool(settings["rocwmma"]) and "rocm" in backends,
         # Not of the kind: a newer driver runs the same build, an older one may ask for another CUDA.
         "nvidia_drivers": sorted(
             {str(gpu["driver_version"]) for gpu in gpus if gpu.get("driver") == "nvidia" and gpu.get("driver_version")}

@@ -927,6 +927,7 @@ def _plan_rocm(
     rocm_source: str,
     targets: Sequence[Any],
     rocwmma: bool,
+    rocwmma_targets: Sequence[Any],
     leftover_rocm: bool,
     rocm_repository: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -984,14 +985,18 @@ def _plan_rocm(
         draft.warnings.append(
             "HIP with libstdc++ 16 needs ROCm packages of 7.1.1-4 (2026-10-24) or newer: update the host first"
         )
-    if rocwmma:
+    if rocwmma or rocwmma_targets:
         brought = _rocwmma.brought_by(version)
-        problem = next((why for why in (_rocwmma.problem(name, brought) for name in names) if why), "")
+        # A builder may serve hosts that want it beside hosts on whose GPUs it would be wrong.
+        wanting = gfx_targets(rocwmma_targets) or names
+        problem = next((why for why in (_rocwmma.problem(name, brought) for name in wanting) if why), "")
         if not problem and rocm_source == "fedora" and not release.rocwmma:
             problem = f"Fedora {number} has no rocwmma-devel"
         if problem:
             return _refused(
-                plan, f"rocWMMA cannot be used: {problem}", ["llama_build_rocwmma: false, which is the default"]
+                plan,
+                f"rocWMMA cannot be used: {problem}",
+                ["llama_build_rocwmma: false, which is the default, for the hosts with that GPU"],
             )
         packages.append("rocwmma-devel")
     if not names:
@@ -1116,6 +1121,7 @@ def _plan_one(
     rocm_repository: Mapping[str, Any] | None = None,
     copr_repository: Mapping[str, Any] | None = None,
     rocwmma: bool = False,
+    rocwmma_targets: Sequence[Any] = (),
     leftover_rocm: bool = False,
     conda_prefix: str = CONDA_PREFIX,
     conda_channel: str = _conda_lock.DEFAULT_CHANNEL,
@@ -1168,6 +1174,7 @@ def _plan_one(
             rocm_source,
             gpu_targets,
             rocwmma,
+            rocwmma_targets,
             leftover_rocm,
             rocm_repository or None,
         )

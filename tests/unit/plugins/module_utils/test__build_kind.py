@@ -117,6 +117,13 @@ def test_every_setting_counts(name):
     assert kind({**SETTINGS, name: other[name]})["kind"] != kind()["kind"]
 
 
+def test_rocwmma_is_of_builds_for_rocm():
+    wanting = {**SETTINGS, "rocwmma": True}
+    assert kind({**wanting, "backends": ["rocm"]}, [HALO])["rocwmma"] is True
+    assert kind(wanting)["rocwmma"] is False
+    assert kind({**SETTINGS, "backends": ["rocm"]}, [HALO])["rocwmma"] is False
+
+
 def test_backends_in_any_order_are_one_kind():
     settings = {**SETTINGS, "backends": ["vulkan", "cuda"]}
     assert kind(settings)["kind"] == kind({**SETTINGS, "backends": ["cpu", "cuda", "vulkan"]})["kind"]

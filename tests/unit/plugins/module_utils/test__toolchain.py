@@ -425,6 +425,24 @@ def test_rocwmma_where_it_is_right():
     assert plan(44, "rocm", gpu_targets=["gfx942"], rocwmma=True)["supported"]
 
 
+# On Fedora 43 rocWMMA knows no RDNA4, and gfx1030 has nothing for it.
+MIXED = ["gfx1151", "gfx1201", "gfx1030"]
+
+
+def test_rocwmma_is_held_against_the_gpus_that_are_built_for_with_it():
+    got = plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx1151"])
+    assert got["supported"], got["reason"]
+    assert "rocwmma-devel" in got["packages"]["backend"]
+    assert got["architectures"] == sorted(MIXED)
+    # A builder's own wish does not stand for all that it builds.
+    assert plan(43, "rocm", gpu_targets=MIXED, rocwmma=True, rocwmma_targets=["gfx1151"])["supported"]
+    assert "1.7.0 does not know RDNA4" in plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx1201"])["reason"]
+    assert not plan(43, "rocm", gpu_targets=MIXED, rocwmma=True)["supported"]
+    assert "rocwmma-devel" not in plan(43, "rocm", gpu_targets=MIXED)["packages"]["backend"]
+    with pytest.raises(ValueError, match="'gfx9' is no gfx target that is known"):
+        plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx9"])
+
+
 def test_a_leftover_rocm_cannot_capture_the_build():
     got = plan(44, "rocm", gpu_targets=["gfx1151"], leftover_rocm=True)
     assert got["environment"]["ROCM_PATH"] == "/usr"
