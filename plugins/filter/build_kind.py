@@ -13,7 +13,8 @@ author:
   - llamafleet contributors (@llamafleet)
 description:
   - Hosts of one kind share one build. The kind follows from everything the inventory says of the build, from the
-    architecture and the GPUs of the host, and from its distribution and release, or from its builder where it has one.
+    architecture and the GPUs of the host, from the method of its toolchain, and from its distribution and release, or
+    from its builder where it has one.
   - The fingerprint of the build itself also takes in the compilers, which only the builder knows.
 positional: _input
 options:
@@ -26,7 +27,8 @@ options:
     required: true
   host:
     description:
-      - The host, with C(architecture), C(distribution), C(release), C(builder) and C(gpus).
+      - The host, with C(architecture), C(distribution), C(release), C(builder), C(method) (its C(toolchain_method)) and
+        C(gpus).
       - C(instances) and C(instance_defaults) are C(llama_server_instances) and C(llama_server_defaults), whose pairs of
         cache types count where the build is for CUDA or ROCm.
     type: dict
@@ -37,7 +39,8 @@ EXAMPLES = r"""
 - name: Name the kind
   ansible.builtin.set_fact:
     kind: "{{ settings | llamafleet.turboquant.build_kind(host={
-      'architecture': 'x86_64', 'distribution': 'Fedora', 'release': '44', 'builder': '', 'gpus': gpu.gpus}) }}"
+      'architecture': 'x86_64', 'distribution': 'Fedora', 'release': '44', 'builder': '', 'method': 'packages',
+      'gpus': gpu.gpus}) }}"
 """
 
 RETURN = r"""
@@ -45,6 +48,7 @@ _value:
   description:
     - C(kind), a name of 12 digits, with C(backends), C(cuda_architectures) and C(gpu_targets) as they will be built.
     - C(cache_type_pairs), the pairs whose attention kernels are not in every build.
+    - C(rocwmma), whether the build is for ROCm and uses rocWMMA.
     - C(nvidia_drivers), the versions of the NVIDIA drivers that were found. They are not of the kind.
   type: dict
 """

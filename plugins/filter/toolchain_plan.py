@@ -100,7 +100,8 @@ options:
   cuda_repository:
     description:
       - What is different about the repository of CUDA, for a mirror or an archive of one's own. Keys are C(name),
-        C(description), C(baseurl), C(key_url), C(key_fingerprint) and C(exclude).
+        C(description), C(baseurl), C(key_url), C(key_fingerprint), C(exclude) and C(priority) (1 to 99, the lowest
+        wins).
     type: dict
   rocm_repository:
     description: The same for AMD's repository of ROCm.
@@ -110,10 +111,18 @@ options:
     type: dict
   rocwmma:
     description:
-      - Whether a build for rocm is to use rocWMMA, whose headers are then among the packages. Refused for the GPUs on
-        which it is wrong.
+      - Whether the builds for rocm are to use rocWMMA, whose headers are then among the packages. Refused for the GPUs
+        on which it is wrong.
     type: bool
     default: false
+  rocwmma_targets:
+    description:
+      - The gfx names that are built for with rocWMMA, where others of O(gpu_targets) are built for without it. Only
+        these are looked at then, and O(rocwmma) need not be set.
+      - Empty means all of O(gpu_targets) where O(rocwmma) is set.
+    type: list
+    elements: str
+    default: []
   leftover_rocm:
     description: Whether the host has a directory C(/opt/rocm) that is not wanted.
     type: bool
@@ -188,7 +197,8 @@ _value:
     repositories:
       description:
         - Package repositories, each with C(name), C(description), C(baseurl), C(key_url), C(key_fingerprint),
-          C(exclude), C(optional) (whether no build needs it) and C(variable), the role's variable that changes it.
+          C(exclude), C(priority), C(optional) (whether no build needs it) and C(variable), the role's variable that
+          changes it.
       type: list
       elements: dict
     packages:

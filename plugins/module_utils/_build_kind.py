@@ -32,10 +32,10 @@ SETTINGS = (
 def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
     """Return the kind of build that a host needs: hosts of one kind share one build.
 
-    `host` has architecture, distribution, release, builder (the host that builds for it, or an empty string),
-    gpus (as gpu_info returns them), and where it serves instances and instance_defaults, whose pairs of cache types
-    need attention kernels. A host that builds for itself is of one kind with others of the
-    same release; with a builder, the builder's release counts, and there is one builder.
+    `host` has architecture, distribution, release, builder (the host that builds for it, or an empty string), method
+    (its toolchain_method), gpus (as gpu_info returns them), and where it serves instances and instance_defaults, whose
+    pairs of cache types need attention kernels. A host that builds for itself is of one kind with others of the same
+    release; with a builder, the builder's release counts, and there is one builder.
     """
     missing = sorted(set(SETTINGS) - set(settings))
     if missing:
@@ -54,6 +54,9 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         )
     builder = str(host.get("builder") or "")
     place = {"builder": builder} if builder else {"distribution": host["distribution"], "release": host["release"]}
+    # The first host of a kind builds by its own method, and the others get the libraries of that method: a host whose
+    # packages must not be touched would get packages.
+    place["method"] = host["method"]
     decided = {name: settings[name] for name in SETTINGS}
     pairs: list[str] = []
     if {"cuda", "rocm"} & set(backends):
@@ -70,6 +73,7 @@ def build_kind(settings: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         "cuda_architectures": architectures,
         "gpu_targets": targets,
         "cache_type_pairs": pairs,
+        "rocwmma": bool(settings["rocwmma"]) and "rocm" in backends,
         # Not of the kind: a newer driver runs the same build, an older one may ask for another CUDA.
         "nvidia_drivers": sorted(
             {str(gpu["driver_version"]) for gpu in gpus if gpu.get("driver") == "nvidia" and gpu.get("driver_version")}

@@ -330,6 +330,12 @@ AMD_ROCM_VERSIONS = ("7.2.4",)
 AMD_ROCM_BASEURL = "https://repo.radeon.com/rocm/rhel10/{version}/main"
 AMD_ROCM_KEY = "https://repo.radeon.com/rocm/rocm.gpg.key"
 AMD_ROCM_FINGERPRINT = "CA8BB4727A47B4D09B4EE8969386B48A1A693C5C"
+# Fedora has packages of the same names with higher versions (hipcc 20 against AMD's 1.1.1, rocblas, hipblas), and dnf
+# takes the highest version among repositories of one priority. Source: the same number in kyuz0's
+# Dockerfile.rocm-7.2.4.
+AMD_ROCM_PRIORITY = 50
+# Of a repository that says nothing of it; the lowest number wins.
+DNF_PRIORITY = 99
 
 COPR_BASEURL = "https://download.copr.fedorainfracloud.org/results/slaanesh/cuda-gcc/fedora-{release}-{machine}/"
 COPR_KEY = "https://download.copr.fedorainfracloud.org/results/slaanesh/cuda-gcc/pubkey.gpg"
@@ -790,6 +796,7 @@ def _plan_cuda(
                 "key_url": COPR_KEY,
                 "key_fingerprint": COPR_FINGERPRINT,
                 "exclude": [],
+                "priority": DNF_PRIORITY,
                 **_override("copr_repository", copr_repository),
                 "variable": "toolchain_cuda_gcc_copr_repository",
                 "optional": True,
@@ -865,6 +872,7 @@ def cuda_repository_of(
         "key_url": f"{place}/{known.key}" if known is not None else "",
         "key_fingerprint": known.fingerprint if known is not None else "",
         "exclude": list(DRIVER_EXCLUDES) if exclude_driver else [],
+        "priority": DNF_PRIORITY,
     }
     whose = {"variable": "toolchain_cuda_repository", "optional": False}
     return {**repository, **_override("cuda_repository", override), **whose}
@@ -880,6 +888,7 @@ def rocm_repository_of(version: str, override: Mapping[str, Any] | None) -> dict
         "key_fingerprint": AMD_ROCM_FINGERPRINT,
         # AMD's kernel module is made for other kernels than Fedora's.
         "exclude": ["amdgpu-dkms*"],
+        "priority": AMD_ROCM_PRIORITY,
         **_override("rocm_repository", override),
         "variable": "toolchain_rocm_repository",
         "optional": False,
@@ -889,11 +898,23 @@ def rocm_repository_of(version: str, override: Mapping[str, Any] | None) -> dict
 def _override(name: str, override: Mapping[str, Any] | None) -> dict[str, Any]:
     if override is None:
         return {}
-    known = ("name", "description", "baseurl", "key_url", "key_fingerprint", "exclude")
+    known = ("name", "description", "baseurl", "key_url", "key_fingerprint", "exclude", "priority")
     unknown = sorted(set(override) - set(known))
     if unknown:
         raise ValueError(f"{name} has {', '.join(known)}, not {', '.join(unknown)}")
-    return {key: value for key, value in override.items() if value not in (None, "")}
+    given = {key: value for key, value in override.items() if value not in (None, "")}
+    if "priority" in given:
+        given["priority"] = _priority(name, given["priority"])
+    return given
+
+
+def _priority(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]?", str(value)):
+        raise ValueError(
+            f"the priority of {name} is {value!r}: it is a whole number from 1 to 99, the lowest wins, and "
+            f"{DNF_PRIORITY} is that of a repository that names none, such as Fedora's"
+        )
+    return int(value)
 
 
 def _plan_rocm(
@@ -906,6 +927,7 @@ def _plan_rocm(
     rocm_source: str,
     targets: Sequence[Any],
     rocwmma: bool,
+    rocwmma_targets: Sequence[Any],
     leftover_rocm: bool,
     rocm_repository: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -963,14 +985,18 @@ def _plan_rocm(
         draft.warnings.append(
             "HIP with libstdc++ 16 needs ROCm packages of 7.1.1-4 (2026-10-24) or newer: update the host first"
         )
-    if rocwmma:
+    if rocwmma or rocwmma_targets:
         brought = _rocwmma.brought_by(version)
-        problem = next((why for why in (_rocwmma.problem(name, brought) for name in names) if why), "")
+        # A builder may serve hosts that want it beside hosts on whose GPUs it would be wrong.
+        wanting = gfx_targets(rocwmma_targets) or names
+        problem = next((why for why in (_rocwmma.problem(name, brought) for name in wanting) if why), "")
         if not problem and rocm_source == "fedora" and not release.rocwmma:
             problem = f"Fedora {number} has no rocwmma-devel"
         if problem:
             return _refused(
-                plan, f"rocWMMA cannot be used: {problem}", ["llama_build_rocwmma: false, which is the default"]
+                plan,
+                f"rocWMMA cannot be used: {problem}",
+                ["llama_build_rocwmma: false, which is the default, for the hosts with that GPU"],
             )
         packages.append("rocwmma-devel")
     if not names:
@@ -1102,6 +1128,7 @@ def _plan_one(
     rocm_repository: Mapping[str, Any] | None = None,
     copr_repository: Mapping[str, Any] | None = None,
     rocwmma: bool = False,
+    rocwmma_targets: Sequence[Any] = (),
     leftover_rocm: bool = False,
     conda_prefix: str = CONDA_PREFIX,
     conda_channel: str = _conda_lock.DEFAULT_CHANNEL,
@@ -1154,6 +1181,7 @@ def _plan_one(
             rocm_source,
             gpu_targets,
             rocwmma,
+            rocwmma_targets,
             leftover_rocm,
             rocm_repository or None,
         )

@@ -25,6 +25,7 @@ def kind(
     gfx: tuple[str, ...] = (),
     drivers: tuple[str, ...] = (),
     more: tuple[str, ...] = (),
+    rocwmma: bool = False,
 ) -> dict:
     return {
         "llama_build_kind": {
@@ -33,6 +34,7 @@ def kind(
             "cuda_architectures": list(cuda),
             "gpu_targets": list(gfx),
             "nvidia_drivers": list(drivers),
+            "rocwmma": rocwmma,
         }
     }
 
@@ -45,23 +47,29 @@ SERVERS = {
     "own-too": {"toolchain_backend": "cuda", **kind("c", cuda=("86",), drivers=("580.95.05",))},
     "radeon": {"toolchain_backend": "rocm", **kind("d", gfx=("gfx90a:xnack-", "gfx1151"))},
     "plain": {"toolchain_backend": "cpu", **kind("e")},
-    # Two kinds more for one builder, which itself says nothing of what it builds.
+    # Kinds more for one builder, which itself says nothing of what it builds. rocWMMA is right for one of the GPUs.
     "arc": {"llama_build_host": "both", **kind("f", more=("vulkan",))},
-    "halo": {"llama_build_host": "both", "llama_build_rocwmma": True, **kind("g", gfx=("gfx1151",))},
+    "halo": {"llama_build_host": "both", "llama_build_rocwmma": True, **kind("g", gfx=("gfx1151",), rocwmma=True)},
+    "r9700": {"llama_build_host": "both", **kind("h", gfx=("gfx1201",))},
+    "navi": {"llama_build_host": "both", **kind("i", gfx=("gfx1030",))},
 }
 BUILDERS = {"builder": {"toolchain_backend": "cuda"}, "both": {}}
 
 
 def served(folder: Path) -> dict[str, dict]:
-    """Return toolchain_served of each builder, as the play itself computes it."""
+    """Return of each builder what the play itself tells it, and what the role toolchain plans of that on Fedora 43."""
     (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/build.yml").read_text()) if play.get("name") == PLAY]
     play.pop("roles")
-    play["vars_files"] = [str(ROOT / "playbooks" / path) for path in play["vars_files"]]
+    role = ROOT / "roles/toolchain"
+    play["vars_files"] = [str(role / "vars/main.yml"), *(str(ROOT / "playbooks" / path) for path in play["vars_files"])]
     play["hosts"] = "builder:both:own:radeon:plain"
     place = f"{folder}/{{{{ inventory_hostname }}}}.json"
-    keep = {"content": "{{ toolchain_served | to_json }}", "dest": place, "mode": "0644"}
-    play["tasks"] = [{"ansible.builtin.copy": keep, "delegate_to": "localhost"}]
-    run(folder, play, {})
+    told = "{{ {'served': toolchain_served, 'plan': __toolchain_plan} | to_json }}"
+    play["tasks"] = [
+        {"ansible.builtin.set_fact": {"__toolchain_host": {"release": 43, "machine": "x86_64"}}},
+        {"ansible.builtin.copy": {"content": told, "dest": place, "mode": "0644"}, "delegate_to": "localhost"},
+    ]
+    run(folder, play, yaml.safe_load((role / "defaults/main.yml").read_text()))
     names = ("builder", "both", "own", "radeon", "plain")
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
@@ -70,7 +78,7 @@ def run(folder: Path, play: dict, more: dict) -> None:
     (folder / "play.json").write_text(json.dumps([play]), encoding="utf-8")
     local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     groups = {"servers": {"hosts": SERVERS}, "builders": {"hosts": BUILDERS}}
-    inventory = {"all": {"children": groups, "vars": {**local, **more}, "hosts": {"localhost": None}}}
+    inventory = {"all": {"children": groups, "vars": {**more, **local}, "hosts": {"localhost": None}}}
     (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
     done = subprocess.run(
         [
@@ -91,25 +99,31 @@ def run(folder: Path, play: dict, more: dict) -> None:
 
 
 def test_a_builder_learns_what_its_hosts_have(tmp_path):
-    found = served(tmp_path)
+    told = served(tmp_path)
+    found = {name: said["served"] for name, said in told.items()}
     assert found["builder"] == {
         "gpu_targets": ["89", "120"],
         "driver_version": "570.124.06",
         "backends": ["cpu", "cuda"],
-        "rocwmma": False,
+        "rocwmma_targets": [],
     }
     # Versions are compared as numbers, and hosts of the same kind run the same build.
     assert found["own"]["gpu_targets"] == ["86"]
     assert found["own"]["driver_version"] == "580.95.05"
     assert found["radeon"]["gpu_targets"] == ["gfx90a", "gfx1151"]
     assert found["radeon"]["driver_version"] == ""
-    assert found["plain"] == {"gpu_targets": [], "driver_version": "", "backends": ["cpu"], "rocwmma": False}
+    assert found["plain"] == {"gpu_targets": [], "driver_version": "", "backends": ["cpu"], "rocwmma_targets": []}
     assert found["both"] == {
-        "gpu_targets": ["gfx1151"],
+        "gpu_targets": ["gfx1151", "gfx1201", "gfx1030"],
         "driver_version": "",
         "backends": ["cpu", "rocm", "vulkan"],
-        "rocwmma": True,
+        "rocwmma_targets": ["gfx1151"],
     }
+    # One host that wants rocWMMA is no reason to refuse what the others need.
+    plan = told["both"]["plan"]
+    assert plan["supported"], plan["reason"]
+    assert "rocwmma-devel" in plan["packages"]["backend"]
+    assert "rocwmma-devel" not in told["radeon"]["plan"]["packages"]["backend"]
 
 
 def test_all_kinds_are_built_at_the_same_time(tmp_path):
@@ -145,5 +159,5 @@ def test_all_kinds_are_built_at_the_same_time(tmp_path):
     found = {path.name: path.read_text() for path in (tmp_path / "met").iterdir()}
     assert found == {
         "ada-new": "builder", "blackwell": "builder", "own": "own", "radeon": "radeon", "plain": "plain", "arc": "both",
-        "halo": "both",
+        "halo": "both", "r9700": "both", "navi": "both",
     }  # fmt: skip

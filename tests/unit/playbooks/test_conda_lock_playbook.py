@@ -25,12 +25,13 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import _cond
 ROOT = Path(__file__).parents[3]
 STAND_IN = ROOT / "tests" / "conda"
 X86, ARM = "conda-linux-64-cuda13.0.txt", "conda-linux-aarch64-cuda13.0.txt"
-# What each host says that the others do not. Another GPU makes another kind of host, which builds for itself.
+# What each host says that the others do not. Another GPU, or another method, makes another kind of host, which builds
+# for itself: the first speaks for none of the others.
 HOSTS: dict[str, dict] = {
+    "plain": {"toolchain_method": "packages"},
     "ada": {},
     "ada-two": {"llama_build_cuda_architectures": ["86"]},
     "spark": {"llama_build_cuda_architectures": ["121"]},
-    "plain": {"llama_build_cuda_architectures": ["80"], "toolchain_method": "packages"},
 }
 
 

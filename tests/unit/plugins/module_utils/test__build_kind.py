@@ -31,6 +31,7 @@ def host(*gpus, **more):
         "distribution": "Fedora",
         "release": "44",
         "builder": "",
+        "method": "packages",
         "gpus": list(gpus),
         **more,
     }
@@ -83,6 +84,7 @@ def test_refusals(settings, gpus, said):
         ({"distribution": "Debian"}, False),
         ({"architecture": "aarch64"}, False),
         ({"builder": "builder1"}, False),
+        ({"method": "conda"}, False),
         ({}, True),
     ],
 )
@@ -94,6 +96,8 @@ def test_with_a_builder_its_release_counts_and_not_the_hosts():
     one = kind(builder="builder1", release="43")["kind"]
     assert one == kind(builder="builder1", release="44")["kind"]
     assert one != kind(builder="builder2", release="44")["kind"]
+    # It builds once for both, and the one of the other method is refused there: nobody speaks for it.
+    assert one != kind(builder="builder1", release="44", method="conda")["kind"]
 
 
 @pytest.mark.parametrize("name", [name for name in _build_kind.SETTINGS if name not in ("backends", "gpu_targets")])
@@ -111,6 +115,13 @@ def test_every_setting_counts(name):
         "allow_known_bad": True,
     }
     assert kind({**SETTINGS, name: other[name]})["kind"] != kind()["kind"]
+
+
+def test_rocwmma_is_of_builds_for_rocm():
+    wanting = {**SETTINGS, "rocwmma": True}
+    assert kind({**wanting, "backends": ["rocm"]}, [HALO])["rocwmma"] is True
+    assert kind(wanting)["rocwmma"] is False
+    assert kind({**SETTINGS, "backends": ["rocm"]}, [HALO])["rocwmma"] is False
 
 
 def test_backends_in_any_order_are_one_kind():

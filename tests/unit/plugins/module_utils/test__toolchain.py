@@ -345,6 +345,28 @@ def test_a_mirror_replaces_only_what_it_names():
         plan(44, gpu_targets=["8.9"], cuda_repository={"url": "https://mirror.example"})
 
 
+def test_amds_packages_come_before_fedoras_of_the_same_name():
+    (amd,) = plan(44, "rocm", rocm_source="amd", gpu_targets=["gfx1151"])["repositories"]
+    assert amd["priority"] == 50
+    # Nothing of Fedora is called like NVIDIA's packages, and dnf's own number leaves it at that.
+    assert [found["priority"] for found in plan(44, gpu_targets=["8.9"])["repositories"]] == [99, 99]
+
+
+@pytest.mark.parametrize("number", [1, 99, "40"])
+def test_a_site_may_set_the_priority(number):
+    (amd,) = plan(44, "rocm", rocm_source="amd", rocm_repository={"priority": number})["repositories"]
+    assert amd["priority"] == int(number)
+
+
+@pytest.mark.parametrize("number", [0, 100, -1, "high", "1.5", 1.5, True, "05"])
+def test_a_priority_that_is_none_is_refused(number):
+    words = re.escape(
+        f"the priority of rocm_repository is {number!r}: it is a whole number from 1 to 99, the lowest wins"
+    )
+    with pytest.raises(ValueError, match=words):
+        plan(44, "rocm", rocm_source="amd", rocm_repository={"priority": number})
+
+
 @pytest.mark.parametrize(
     ("fedora", "options", "version", "root"),
     [
@@ -401,6 +423,24 @@ def test_rocwmma_where_it_is_right():
     assert "rocwmma-devel" in got["packages"]["backend"]
     # ROCm 7.1.1 brings rocWMMA 2.1.0, which is right on CDNA again.
     assert plan(44, "rocm", gpu_targets=["gfx942"], rocwmma=True)["supported"]
+
+
+# On Fedora 43 rocWMMA knows no RDNA4, and gfx1030 has nothing for it.
+MIXED = ["gfx1151", "gfx1201", "gfx1030"]
+
+
+def test_rocwmma_is_held_against_the_gpus_that_are_built_for_with_it():
+    got = plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx1151"])
+    assert got["supported"], got["reason"]
+    assert "rocwmma-devel" in got["packages"]["backend"]
+    assert got["architectures"] == sorted(MIXED)
+    # A builder's own wish does not stand for all that it builds.
+    assert plan(43, "rocm", gpu_targets=MIXED, rocwmma=True, rocwmma_targets=["gfx1151"])["supported"]
+    assert "1.7.0 does not know RDNA4" in plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx1201"])["reason"]
+    assert not plan(43, "rocm", gpu_targets=MIXED, rocwmma=True)["supported"]
+    assert "rocwmma-devel" not in plan(43, "rocm", gpu_targets=MIXED)["packages"]["backend"]
+    with pytest.raises(ValueError, match="'gfx9' is no gfx target that is known"):
+        plan(43, "rocm", gpu_targets=MIXED, rocwmma_targets=["gfx9"])
 
 
 def test_a_leftover_rocm_cannot_capture_the_build():
