@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[dict, str]] = {
             "toolchain_conda_micromamba_sha256": hashlib.sha256(BROKEN).hexdigest(),
             "toolchain_conda_lock": "{{ folder }}/started.txt",
         },
-        "Exec format error",
+        "Error executing command",
     ),
 }
 
