@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[dict, str]] = {
             "toolchain_conda_micromamba_sha256": hashlib.sha256(BROKEN).hexdigest(),
             "toolchain_conda_lock": "{{ folder }}/started.txt",
         },
-        "Error executing command",
+        "fatal: [started",  # in the words of the core
     ),
 }
 

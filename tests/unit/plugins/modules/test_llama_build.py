@@ -8,9 +8,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import time
-
 import re
+import time
 
 import pytest
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import (
