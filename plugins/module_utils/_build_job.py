@@ -276,11 +276,15 @@ class Job:
         log = self.logs / "source.log"
         # In place of root's own. A source on this host may belong to anybody, and git serves a repository of another
         # user only where a file allows it: a process of its own serves it, which -c does not reach. Its owner decides
-        # nothing by that: the commit id of 40 digits pins the content, a fetch runs no hook of the source, and every
-        # git that looks at the owner here fetches nothing from remotes that the source's own settings name.
+        # nothing by that: the commit id of 40 digits pins the content, a fetch runs no hook of the source, and what its
+        # settings name as a remote of its own is not asked, which would run their commands as root (CVE-2024-32004).
         settings = self.work / "gitconfig"
         settings.write_text("[safe]\n\tdirectory = *\n", encoding="ascii")
-        environment = {**build_environment({}, dict(os.environ)), "GIT_CONFIG_GLOBAL": str(settings)}
+        environment = {
+            **build_environment({}, dict(os.environ)),
+            "GIT_CONFIG_GLOBAL": str(settings),
+            "GIT_NO_LAZY_FETCH": "1",
+        }
         repository = self.root / "git" / repository_name(url)
 
         def progress(line: str) -> None:

@@ -29,6 +29,8 @@ _TREE_BEGUN = re.compile(r"\.((?:git|archive|directory)-[0-9a-f]{40,64})-\d+(?:\
 _ARTIFACT_BEGUN = re.compile(r"\.([0-9a-f]{32})\.tar\.gz\.\d+")
 _REPOSITORY = re.compile(r"[0-9a-f]{16}\.git")
 _DOWNLOAD = re.compile(r"([0-9a-f]{64})(?:\.partial|\.sent)?")
+# What `remove` was stopped at.
+_GONE = re.compile(r"\.gone-.+")
 
 
 class Left(NamedTuple):
@@ -148,6 +150,7 @@ def superfluous(root: Path, keep: int, fingerprint: str, source: Mapping[str, st
         ("sources", _TREE_BEGUN, working),
         ("git", _REPOSITORY, repositories),
         ("downloads", _DOWNLOAD, digests),
+        *((folder, _GONE, ()) for folder in ("artifacts", "work", "sources", "git", "downloads")),
     ):
         for path in sorted((root / folder).glob("*")):
             match = pattern.fullmatch(path.name)
@@ -172,10 +175,23 @@ def _source_of(artifact: Path) -> dict[str, str]:
 
 
 def remove(paths: list[Path]) -> list[Path]:
-    """Remove files and folders; return those that are gone."""
+    """Remove files and folders; return those that are gone.
+
+    A folder is renamed first: where this is killed half-way, no build finds half a source under the name of a whole.
+    """
+    gone = []
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            aside = path
+            if _GONE.fullmatch(path.name) is None:
+                aside = path.with_name(f".gone-{path.name}-{os.getpid()}")
+                path.rename(aside)
+            # What cannot be removed (an immutable file, say) is no reason to refuse a build that has room: it is not in
+            # the answer, and the next build tries again. Where the room is lacking, the check of the disk says so.
+            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                continue
         else:
             path.unlink(missing_ok=True)
-    return [path for path in paths if not path.exists()]
+        gone.append(path)
+    return gone

@@ -21,7 +21,6 @@ DEFAULT_COMMIT = "69d8e4be47243e83b3d0d71e932bc7aa61c644dc"
 DEFAULT_NUMBER = 9079
 DEFAULT_NAME = f"turboquant-{DEFAULT_COMMIT[:8]}"
 
-
 _APUS = tuple(sorted(APU_TARGETS))
 # AMD's RDNA 3.5 without the two parts that llama.cpp has always known as such (gfx1150, gfx1151).
 _LATER_RDNA3_5 = ("gfx1152", "gfx1153")
@@ -104,7 +103,7 @@ TABLE: list[Row] = [
     ),
     Row(
         FORK,
-        DEFAULT_NUMBER,
+        0,
         DEFAULT_NUMBER,
         "bad",
         _NOT_RDNA3_5,
@@ -324,10 +323,9 @@ def refusal(rows: list[Row]) -> str | None:
     for row in rows:
         if row.verdict == "bad":
             until = f"b{row.last}" if row.last is not None else "the newest"
-            which = f"build b{row.first}" if row.first == row.last else f"builds b{row.first} to {until}"
             meant = f" for {', '.join(row.gpu_targets)}" if row.gpu_targets else ""
             return (
-                f"{which} of {row.repository}{meant} {'is' if row.first == row.last else 'are'} known to be bad: "
+                f"builds b{row.first} to {until} of {row.repository}{meant} are known to be bad: "
                 f"{row.why} ({row.source}). Take {row.take}, or set llama_build_allow_known_bad to true"
             )
     return None

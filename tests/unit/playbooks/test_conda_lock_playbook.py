@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[dict, str]] = {
             "toolchain_conda_micromamba_sha256": hashlib.sha256(BROKEN).hexdigest(),
             "toolchain_conda_lock": "{{ folder }}/started.txt",
         },
-        "fatal: [started",  # in the words of the core
+        "msg: Error executing command. rc: 8 ",
     ),
 }
 

@@ -210,7 +210,8 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize("folder", ["lib", "/home/me/conda/lib", "/root/../root/lib", "/var/tmp/lib"])
+# The last two are below /root and /var/tmp, however they are written.
+@pytest.mark.parametrize("folder", ["lib", "/home/me/conda/lib", "/srv/../root/lib", "/var/tmp/lib"])
 def test_a_run_path_that_no_service_sees_is_refused_before_anything_is_built(folder):
     with pytest.raises(_build_plan.BuildError, match=rf"toolchain_result.run_path names '{folder}'"):
         request(rpath=["/srv/conda/lib", folder])

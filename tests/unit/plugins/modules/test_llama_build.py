@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import re
 import time
 
 import pytest
@@ -70,18 +69,18 @@ def test_the_fork_is_compared_with_what_is_known_to_be_bad_wherever_it_comes_fro
         {**GIT, "url": "https://mirror.invalid/ggml-org/llama.cpp"},
     ],
 )
-def test_what_cannot_be_compared_or_is_the_pin_is_built(tmp_path, source):
+def test_what_cannot_be_compared_or_is_the_pin_is_built(tmp_path, monkeypatch, source):
+    # A builder with all that it needs, which not every machine is.
+    probed = {
+        "programs": {}, "compilers": {}, "cmake": "4.1.0", "distribution": {}, "architecture": "x86_64",
+        "glibc": "2.42", "environment": {},
+    }  # fmt: skip
+    monkeypatch.setattr(llama_build._build_host, "probe", lambda *_arguments: probed)
     tree = tmp_path / "turboquant"
     tree.mkdir()
     given = {**source, "path": str(tree)} if source["kind"] == "directory" else source
     params = {**PARAMS, "source": given, "directory": str(tmp_path / "build")}
-    # A machine without compilers refuses it, and for that alone.
-    said = ""
-    try:
-        assert llama_build.Builder(params).plan()["fingerprint"]
-    except _build_plan.BuildError as exc:
-        said = str(exc)
-    assert not re.search("has no number|known to be bad", said)
+    assert llama_build.Builder(params).plan()["fingerprint"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_what_cannot_be_compared_or_is_the_pin_is_built(tmp_path, source):
 def test_the_pin_is_refused_for_the_gpus_that_it_computes_wrongly_on(tmp_path, given):
     source = {"kind": "git", "url": "/srv/mirror", "commit": _known_builds.DEFAULT_COMMIT}
     params = {**PARAMS, "source": source, "directory": str(tmp_path), "backends": ["rocm"], **given}
-    with pytest.raises(_build_plan.BuildError, match=r"for gfx1152, gfx1153 is known to be bad.*Take the backend vul"):
+    with pytest.raises(_build_plan.BuildError, match=r"for gfx1152, gfx1153 are known to be bad.*Take the backend vul"):
         llama_build.Builder(params).plan()
 
 
