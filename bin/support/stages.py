@@ -340,6 +340,7 @@ def _molecule(tally: Tally, copied: Path, names: Sequence[str]) -> None:
 
     env = {
         **_environment(),
+        "ANSIBLE_CONNECTION_PLUGINS": str(HOST_TOOL.with_name("connection")),
         "LLAMAFLEET_CACHE": str(machine.cache_dir()),
         "LLAMAFLEET_SOURCE_ARCHIVE": str(parts.fetch(parts.LLAMA_CPP_SOURCE)),
         "LLAMAFLEET_SOURCE_SHA256": parts.LLAMA_CPP_SOURCE.sha256,

@@ -12,7 +12,7 @@ measured with the artifact and the model that are given; the second is the diffe
 model make, all their further bytes random. Both are processor time, which neighbours disturb less than the clock, and
 both are held against something of the same machine, so that a slow one is no reason to fail: a host against a play
 that only pings it (--steps), a byte against copying it once and proving it once (--release, --file). The hosts are
-entered by their namespaces (connection/entered.py): starting podman would take longer than what is to be measured.
+entered by their namespaces (tests/host/connection): starting podman would take longer than what is to be measured.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ from ansible_collections.llamafleet.turboquant.plugins.module_utils import _arti
 
 TOP = Path(__file__).resolve().parents[2]
 HOST, PODMAN = (TOP / "tests/host" / name for name in ("host", "podman"))
+sys.path.insert(0, str(HOST.parent))
+
+from machine import PIDS  # noqa: E402  (tests/host has to be on the path first)
+
 PORT = 18080
 MIB = 1 << 20
 # What a run is made of, in its order: each is timed by itself.
@@ -127,8 +131,7 @@ class Fleet:
     """The hosts, and runs of roles on all of them."""
 
     def __init__(self, names: list[str], folder: Path, variables: dict[str, Any]) -> None:
-        pids = run(PODMAN, "inspect", "--format", "{{.State.Pid}}", *names).split()
-        self.hosts = {name: {"ansible_entered_pid": int(pid)} for name, pid in zip(names, pids, strict=True)}
+        self.hosts: dict[str, dict[str, Any]] = {name: {} for name in names}
         self.folder = folder
         connection = {"ansible_connection": "entered", "ansible_python_interpreter": "/usr/bin/python3"}
         self.variables = {**connection, **variables}
@@ -150,7 +153,7 @@ class Fleet:
         usage = self.folder / "usage"
         usage.write_text("", encoding="utf-8")
         os.environ["ENTERED_USAGE"] = str(usage)
-        os.environ["ANSIBLE_CONNECTION_PLUGINS"] = str(Path(__file__).with_name("connection"))
+        os.environ["ANSIBLE_CONNECTION_PLUGINS"] = str(HOST.with_name("connection"))
         program = shutil.which("ansible-playbook", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         begun, before = time.perf_counter(), spent(resource.RUSAGE_CHILDREN)
         run(
@@ -167,9 +170,10 @@ class Fleet:
     def copy(self, *files: Path) -> float:
         """Copy files to every host by the connection's own means; return the seconds that it took."""
         begun = time.perf_counter()
-        for host in self.hosts.values():
+        for name in self.hosts:
+            pid = (PIDS / name).read_text(encoding="ascii").strip()
             for file in files:
-                target = Path(f"/proc/{host['ansible_entered_pid']}/root/srv") / file.name
+                target = Path(f"/proc/{pid}/root/srv") / file.name
                 shutil.copyfile(file, target)
                 target.unlink()
         return time.perf_counter() - begun

@@ -24,6 +24,8 @@ CAP_SYS_RESOURCE = 24
 # Some ten builds of llama.cpp, compressed.
 CCACHE_SIZE = "2G"
 RUN = Path("/run/llamafleet")
+# For the connection `entered`: the number of each host's first process.
+PIDS = RUN / "pids"
 
 
 class MachineError(Exception):

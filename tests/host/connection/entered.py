@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.connection import ConnectionBase
@@ -22,22 +21,26 @@ DOCUMENTATION = r"""
 name: entered
 short_description: Enter the namespaces of a container on this machine
 description:
-  - Runs commands by C(nsenter) and copies files through C(/proc/PID/root), with pipelining. The connection of podman
-    starts podman five times for each module, which a bench of the roles would count as theirs.
-  - Adds what processor time each command and each copy took to the file that C(ENTERED_USAGE) names.
+  - Runs commands and copies files by C(nsenter), with pipelining. The connection of podman starts podman five times for
+    each module, which is most of the time of a play with many short tasks.
+  - Where the environment names a file in C(ENTERED_USAGE), the processor time of each command and of each copy is added
+    to it.
 author:
   - llamafleet contributors (@llamafleet)
 extends_documentation_fragment:
   - connection_pipelining
 options:
-  pid:
-    description: First process of the container, as this machine counts it.
-    type: int
-    required: true
+  remote_addr:
+    description: Name of a host that C(tests/host/host) has booted.
+    type: str
+    default: inventory_hostname
     vars:
-      - name: ansible_entered_pid
+      - name: inventory_hostname
+      - name: ansible_host
 """
 
+# Where tests/host/host lets podman keep the number of each host's first process, which is another after a reboot.
+PIDS = Path("/run/llamafleet/pids")
 # Nothing of the caller's environment: a login on the host would not have it either.
 ENVIRONMENT = ("env", "--ignore-environment", "HOME=/root", "LC_ALL=C.UTF-8", "PATH=/usr/local/bin:/usr/bin:/usr/sbin")
 
@@ -52,10 +55,11 @@ def counted(kind: str) -> Iterator[None]:
 
     before = spent()
     yield
-    line = json.dumps({"kind": kind, "seconds": spent() - before}) + "\n"
-    # One short write at the end of the file: the forks do not get into each other's lines.
-    with Path(os.environ["ENTERED_USAGE"]).open("a", encoding="utf-8") as usage:
-        usage.write(line)
+    if usage := os.environ.get("ENTERED_USAGE"):
+        line = json.dumps({"kind": kind, "seconds": spent() - before}) + "\n"
+        # One short write at the end of the file: the forks do not get into each other's lines.
+        with Path(usage).open("a", encoding="utf-8") as notes:
+            notes.write(line)
 
 
 class Connection(ConnectionBase):
@@ -66,33 +70,46 @@ class Connection(ConnectionBase):
         self._connected = True
         return self
 
+    def _enter(self, argv: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run a command on the host, with nothing of this process's environment."""
+        name = str(self.get_option("remote_addr"))
+        try:
+            pid = int((PIDS / name).read_text(encoding="ascii"))
+        except (OSError, ValueError) as exc:
+            raise AnsibleConnectionFailure(f"{name} is no host of tests/host/host that runs: {exc}") from exc
+        # As tests/host/podman does where the caller is not root.
+        root = () if os.geteuid() == 0 else ("sudo", "--non-interactive", "--")
+        enter = (*root, "nsenter", f"--target={pid}", "--all", "--wd=/")
+        done = subprocess.run([*enter, *ENVIRONMENT, *argv], stderr=subprocess.PIPE, check=False, **streams)
+        if done.stderr.startswith(b"nsenter: "):
+            raise AnsibleConnectionFailure(f"{name}: {done.stderr.decode('utf-8', 'replace').strip()}")
+        return done
+
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
-        enter = ("nsenter", f"--target={self.get_option('pid')}", "--all", "--wd=/")
         with counted("command"):
-            argv = [*enter, *ENVIRONMENT, "/bin/sh", "-c", cmd]
-            done = subprocess.run(argv, input=in_data or b"", capture_output=True, check=False)
-        if done.stderr.startswith(b"nsenter: "):
-            raise AnsibleConnectionFailure(done.stderr.decode("utf-8", "replace").strip())
+            done = self._enter(("/bin/sh", "-c", cmd), input=in_data or b"", stdout=subprocess.PIPE)
         return done.returncode, done.stdout, done.stderr
 
-    def _inside(self, path: str) -> Path:
-        return Path(f"/proc/{self.get_option('pid')}/root") / path.lstrip("/")
-
-    def _copy(self, origin: str | Path, target: str | Path) -> None:
-        try:
-            with counted("copy"):
-                shutil.copyfile(origin, target)
-        except OSError as exc:
-            raise AnsibleError(f"{origin} cannot be copied to {target}: {exc.strerror}") from exc
+    def _copy(self, argv: Sequence[str], origin: str, target: str, **streams: IO[bytes] | int) -> None:
+        with counted("copy"):
+            done = self._enter(argv, **streams)
+        if done.returncode:
+            raise AnsibleError(f"{origin} cannot be copied to {target}: {done.stderr.decode('utf-8', 'replace')}")
 
     def put_file(self, in_path: str, out_path: str) -> Any:
         super().put_file(in_path, out_path)
-        self._copy(in_path, self._inside(out_path))
+        with Path(in_path).open("rb") as origin:
+            write = ("/bin/sh", "-c", 'exec cat > "$1"', "sh", out_path)
+            self._copy(write, in_path, out_path, stdin=origin, stdout=subprocess.DEVNULL)
 
     def fetch_file(self, in_path: str, out_path: str) -> Any:
         super().fetch_file(in_path, out_path)
-        self._copy(self._inside(in_path), out_path)
+        with Path(out_path).open("wb") as target:
+            self._copy(("cat", "--", in_path), in_path, out_path, stdin=subprocess.DEVNULL, stdout=target)
+
+    def reset(self) -> None:
+        """Nothing is kept between two commands."""
 
     def close(self) -> None:
         self._connected = False
