@@ -79,7 +79,8 @@ class Connection(ConnectionBase):
             raise AnsibleConnectionFailure(f"{name} is no host of tests/host/host that runs: {exc}") from exc
         # As tests/host/podman does where the caller is not root.
         root = () if os.geteuid() == 0 else ("sudo", "--non-interactive", "--")
-        enter = (*root, "nsenter", f"--target={pid}", "--all", "--wd=/")
+        # Without a directory of its own it is that of the first process, as the host sees it.
+        enter = (*root, "nsenter", f"--target={pid}", "--all", "--wd")
         done = subprocess.run([*enter, *ENVIRONMENT, *argv], stderr=subprocess.PIPE, check=False, **streams)
         if done.stderr.startswith(b"nsenter: "):
             raise AnsibleConnectionFailure(f"{name}: {done.stderr.decode('utf-8', 'replace').strip()}")
