@@ -34,7 +34,7 @@ ONLY_FULL = "only-full"
 ALONE = "alone"
 LANES = ("a", "b")
 # Begun first, so that no lane is still at one of them when the other has nothing left.
-LONG = ("build", "llama_build", "toolchain", "llama_server", "uninstall")
+LONG = ("build", "llama_build", "toolchain", "deploy", "llama_server", "cuda")
 HOST_TOOL = machine.ROOT / "tests" / "host" / "host"
 PODMAN = machine.ROOT / "tests" / "host" / "podman"
 _PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "tests/unit")
