@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A client that asks without a pause and says afterwards for how long nobody answered.
 
-client.py PORT KEY_FILE REPORT; SIGTERM lets it ask once more and write the report: answered, failed, wrong, served
-(whether the last request was answered) and outage_ms, the longest time from the end of a good answer to the start of
-the request that brought the next one, with a failure between them.
+client.py PORT KEY_FILE REPORT; after the first answer REPORT.begun is there. SIGTERM lets it ask once more and write
+the report: answered, failed, wrong, served (whether the last request was answered) and outage_ms, the longest time from
+the end of a good answer to the start of the request that brought the next one, with a failure between them.
 """
 
 import json
@@ -50,6 +50,8 @@ def main() -> None:
             time.sleep(0.01)
             continue
         answered += 1
+        if answered == 1:
+            Path(f"{sys.argv[3]}.begun").touch()
         wrong += "Paris" not in text
         if failing:
             outage = max(outage, round(1000 * (asked - good)))
