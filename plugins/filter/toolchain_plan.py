@@ -25,8 +25,9 @@ options:
     description:
       - The Fedora release as a number, or a dictionary with C(release) and, as found on the host, C(gcc), C(glibc),
         C(machine) (C(x86_64) or C(aarch64)) and C(compat), the list of majors of its gccNN-c++ packages.
-      - C(installed), the lines that C(rpm --query --queryformat '%{NAME} %{VERSION}\n') prints, says the same as the
-        host has it, and whether RPM Fusion's driver is there. What is named stands above it.
+      - C(installed), the lines that C(rpm --query --queryformat '%{NAME}\t%{VERSION}\t%{VENDOR}\n') prints, says
+        the same as the host has it, whether RPM Fusion's driver is there, and whether ROCm of another vendor stands in
+        the way. What is named stands above it.
       - A release that the table does not know needs C(gcc) and C(glibc).
     type: raw
     required: true

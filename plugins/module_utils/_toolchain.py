@@ -78,6 +78,14 @@ ROCM_RUN_PACKAGES = ("rocm-hip", "hipblas", "rocblas")
 AMD_ROCM_RUN_PACKAGES = ("hip-runtime-amd", "hipblas", "rocblas")
 CUDA_RUN_PACKAGES = ("cuda-cudart-{}", "libcublas-{}")
 
+# Of one name in both, and in other folders: dnf leaves the one that is there, and the other's ROCm stays incomplete.
+SHARED_ROCM_PACKAGES = tuple(
+    sorted({*ROCM_PACKAGES, *ROCM_RUN_PACKAGES} & {*AMD_ROCM_PACKAGES, *AMD_ROCM_RUN_PACKAGES})
+)
+# How the other vendor's name begins in rpm's database, by the source that is wanted: Koji sets the first, rocm-cmake's
+# CPACK_PACKAGE_VENDOR the second.
+OTHER_ROCM_VENDORS = {"amd": "Fedora Project", "fedora": "Advanced Micro Devices"}
+
 # By what name rpm knows the driver of RPM Fusion.
 RPMFUSION_DRIVERS = ("akmod-nvidia", "kmod-nvidia", "xorg-x11-drv-nvidia")
 
@@ -405,8 +413,11 @@ def machine_of(host: Any, machine: str | None) -> str:
 
 
 def _packages_of(lines: Iterable[Any]) -> dict[str, str]:
-    """Return version by name from lines `NAME VERSION`; `package NAME is not installed` is of one that is not there."""
-    rows = [str(line).split() for line in lines]
+    """Return version by name from lines `NAME VERSION`; `package NAME is not installed` is of one that is not there.
+
+    With tabs between them lines may have the vendor as a third field, which is left out here.
+    """
+    rows = [str(line).split("\t")[:2] if "\t" in str(line) else str(line).split() for line in lines]
     return {row[0]: row[1] for row in rows if len(row) == 2}
 
 
@@ -425,6 +436,32 @@ def installed_versions(lines: Iterable[Any], base: Release | None) -> dict[str, 
     if older:
         found["compat"] = sorted({*older, *(base.compat if base is not None else ())})
     return found
+
+
+def other_rocm_installed(host: Any, rocm_source: str) -> list[str]:
+    """Return the names of installed ROCm packages that are not of this source and stand in the way of those that are.
+
+    Where rpm was not asked for the vendors nothing is known, and nothing is returned.
+    """
+    rows = [str(line).split("\t") for line in _host_found(host).get("installed") or ()]
+    other = OTHER_ROCM_VENDORS[rocm_source]
+    return sorted(
+        row[0] for row in rows if len(row) == 3 and row[0] in SHARED_ROCM_PACKAGES and row[2].startswith(other)
+    )
+
+
+def other_rocm_refusal(host: Any, rocm_source: str) -> tuple[str, list[str]] | None:
+    """Return why ROCm of this source cannot come beside what is installed, and what would work; None where it can."""
+    names = other_rocm_installed(host, rocm_source)
+    if not names:
+        return None
+    are, them = ("is", "it") if len(names) == 1 else ("are", "them")
+    reason = (
+        f"{', '.join(names)} of {OTHER_ROCM_VENDORS[rocm_source]} {are} installed, and dnf would keep {them} in place "
+        f"of what rocm_source {rocm_source} has under the same name"
+    )
+    other = next(source for source in ROCM_SOURCES if source != rocm_source)
+    return reason, [f"removing that first (dnf remove {' '.join(names)})", f"rocm_source: {other}"]
 
 
 def rpmfusion_driver_installed(host: Any) -> bool:
@@ -930,11 +967,14 @@ def _plan_rocm(
     rocwmma_targets: Sequence[Any],
     leftover_rocm: bool,
     rocm_repository: Mapping[str, Any] | None,
+    other_rocm: tuple[str, list[str]] | None,
 ) -> dict[str, Any]:
     names = gfx_targets(targets)
     draft.because(_GFX_SOURCE)
     if machine != "x86_64":
         return _refused(plan, f"ROCm is made for x86_64, not for {machine}", ["the backend vulkan or cpu"])
+    if other_rocm:
+        return _refused(plan, *other_rocm)
     if rocm_source == "fedora":
         version, root = release.rocm, "/usr"
         clang = "/usr/lib64/rocm/llvm/bin/clang++"
@@ -1184,6 +1224,7 @@ def _plan_one(
             rocwmma_targets,
             leftover_rocm,
             rocm_repository or None,
+            other_rocm_refusal(host, rocm_source),
         )
     plan["host_compiler"] = "/usr/bin/g++"
     if backend == "vulkan":

@@ -50,6 +50,9 @@ def runtime_plan(
         plan["packages"] += _toolchain.VULKAN_RUN_PACKAGES
     if "rocm" in built:
         version, source = str(built["rocm"]["version"]), str(built["rocm"].get("rocm_source", "fedora"))
+        other = _toolchain.other_rocm_refusal(host, source)
+        if other:
+            return _refused(plan, *other)
         if source == "amd":
             plan["packages"] += _toolchain.AMD_ROCM_RUN_PACKAGES
             plan["repositories"].append(_toolchain.rocm_repository_of(version, rocm_repository or None))

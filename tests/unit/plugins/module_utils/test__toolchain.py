@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _toolchain
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,6 +279,70 @@ def test_what_rpm_says_stands_above_the_table():
 def test_what_is_no_version_of_the_program_is_left_to_the_table(line):
     got = plan({"release": 44, "installed": [line]}, gpu_targets=["8.9"])
     assert (got["gcc"], got["glibc"]) == ("16.0.1", "2.43")
+
+
+FROM_FEDORA = "rocblas\t7.1.1\tFedora Project"
+FROM_AMD = "hipcc\t1.1.1.70204\tAdvanced Micro Devices, Inc."
+
+
+@pytest.mark.parametrize(
+    ("source", "lines", "reason", "works"),
+    [
+        (
+            "amd",
+            [FROM_FEDORA, "hipblas\t7.1.1\tFedora Project", FROM_AMD],
+            "hipblas, rocblas of Fedora Project are installed, and dnf would keep them in place of what",
+            ["removing that first (dnf remove hipblas rocblas)", "rocm_source: fedora"],
+        ),
+        (
+            "fedora",
+            [FROM_FEDORA, FROM_AMD],
+            "hipcc of Advanced Micro Devices is installed, and dnf would keep it in place of what",
+            ["removing that first (dnf remove hipcc)", "rocm_source: amd"],
+        ),
+    ],
+)
+def test_rocm_of_another_vendor_is_not_mixed_in(source, lines, reason, works):
+    got = plan({"release": 44, "installed": lines}, "rocm", gpu_targets=["gfx1100"], rocm_source=source)
+    assert not got["supported"]
+    assert got["reason"].startswith(reason)
+    assert got["would_work"] == works
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("fedora", FROM_FEDORA),
+        ("amd", FROM_AMD),
+        ("amd", "rocblas 7.1.1"),  # nobody asked for its vendor
+        ("amd", "rocblas\t7.1.1\tFedora Copr - user"),  # an administrator's own, who may want it so
+        ("amd", "glibc\t2.43\tFedora Project"),
+        ("amd", "package rocblas is not installed"),
+    ],
+)
+def test_rocm_beside_what_does_not_stand_in_its_way(source, line):
+    assert plan({"release": 44, "installed": [line]}, "rocm", gpu_targets=["gfx1100"], rocm_source=source)["supported"]
+
+
+def test_versions_are_read_beside_vendors():
+    lines = ["glibc\t2.43\tFedora Project", "gcc\t16.2.1\tFedora Project", "gcc14-c++\t14.3.1\t(none)"]
+    assert plan({"release": 44, "installed": lines}, "cpu")["gcc"] == "16.2.1"
+    got = plan(
+        {"release": 44, "installed": lines},
+        gpu_targets=["8.9"],
+        cuda_version="12.9",
+        cuda_available=["12.9"],
+        header_patch=True,
+    )
+    assert got["host_compiler"] == "/usr/bin/g++-14"
+
+
+def test_rpm_is_asked_for_what_the_plan_looks_at():
+    names = yaml.safe_load((ROOT / "roles/toolchain/vars/main.yml").read_text(encoding="utf-8"))[
+        "__toolchain_rpm_names"
+    ]
+    assert {*_toolchain.SHARED_ROCM_PACKAGES, *_toolchain.RPMFUSION_DRIVERS, "glibc", "gcc"} <= {*names}
+    assert {"hipcc", "rocblas"} <= {*_toolchain.SHARED_ROCM_PACKAGES}
 
 
 @pytest.mark.parametrize("name", ["akmod-nvidia", "kmod-nvidia", "xorg-x11-drv-nvidia"])

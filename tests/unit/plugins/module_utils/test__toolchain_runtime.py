@@ -77,6 +77,14 @@ def test_rocm_of_amd_is_the_builders_on_any_release():
     assert [repository["name"] for repository in got["repositories"]] == ["rocm-7.2.4"]
 
 
+def test_rocm_of_another_vendor_is_refused_where_it_runs_too():
+    host = {"release": 43, "installed": ["hipblas\t6.4.2\tFedora Project"]}
+    got = plan(host, built(44, "rocm", rocm_source="amd"))
+    assert not got["supported"]
+    assert got["reason"].startswith("hipblas of Fedora Project is installed")
+    assert got["would_work"][0] == "removing that first (dnf remove hipblas)"
+
+
 def test_vulkan_needs_no_table():
     assert plan(47, {"cpu": {}, "vulkan": {}})["packages"] == ["vulkan-loader", "mesa-vulkan-drivers"]
     assert plan(47, {"cpu": {}})["packages"] == []
