@@ -52,7 +52,9 @@ def runtime_plan(
         version, source = str(built["rocm"]["version"]), str(built["rocm"].get("rocm_source", "fedora"))
         other = _toolchain.other_rocm_refusal(host, source)
         if other:
-            return _refused(plan, *other)
+            # Of which source the libraries are the builder decides.
+            reason, (removing, instead) = other
+            return _refused(plan, reason, [removing, f"{instead} for the builder"])
         if source == "amd":
             plan["packages"] += _toolchain.AMD_ROCM_RUN_PACKAGES
             plan["repositories"].append(_toolchain.rocm_repository_of(version, rocm_repository or None))

@@ -21,12 +21,13 @@ import sys
 import time
 from pathlib import Path
 
+import yardstick
+
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP.parents[2]))
 sys.path.insert(0, str(TOP / "tests" / "unit" / "plugins" / "module_utils"))
 
 import oracle  # noqa: E402
-import yardstick  # noqa: E402
 from ansible_collections.llamafleet.turboquant.plugins.module_utils import _memory  # noqa: E402
 
 

@@ -24,11 +24,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "bin"), str(ROOT / "tests" / "bench")]
+import yardstick
 
-import yardstick  # noqa: E402  (these folders have to be on the path first)
-from support import machine, parts  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bin"))
+
+from support import machine, parts  # noqa: E402  (bin/ has to be on the path first)
 
 HOST_TOOL = ROOT / "tests" / "host" / "host"
 PODMAN = ROOT / "tests" / "host" / "podman"

@@ -42,7 +42,19 @@ options:
 # Where tests/host/host lets podman keep the number of each host's first process, which is another after a reboot.
 PIDS = Path("/run/llamafleet/pids")
 # Nothing of the caller's environment: a login on the host would not have it either.
-ENVIRONMENT = ("env", "--ignore-environment", "HOME=/root", "LC_ALL=C.UTF-8", "PATH=/usr/local/bin:/usr/bin:/usr/sbin")
+ENVIRONMENT = (
+    "/usr/bin/env",
+    "--ignore-environment",
+    "HOME=/root",
+    "LC_ALL=C.UTF-8",
+    "PATH=/usr/local/bin:/usr/bin:/usr/sbin",
+)
+# A number that is left of a host that is gone may be another process's by now, and that one this machine's own: nothing
+# is done there that was meant for a host under test.
+ARRIVED = (
+    'read -r host < /proc/sys/kernel/hostname; [ "$host" = "$0" ] && exec "$@"; '
+    'echo "entered: this is $host and not the host $0" >&2; exit 125'
+)
 
 
 @contextmanager
@@ -81,8 +93,9 @@ class Connection(ConnectionBase):
         root = () if os.geteuid() == 0 else ("sudo", "--non-interactive", "--")
         # Without a directory of its own it is that of the first process, as the host sees it.
         enter = (*root, "nsenter", f"--target={pid}", "--all", "--wd")
-        done = subprocess.run([*enter, *ENVIRONMENT, *argv], stderr=subprocess.PIPE, check=False, **streams)
-        if done.stderr.startswith(b"nsenter: "):
+        command = [*enter, "/bin/sh", "-c", ARRIVED, name, *ENVIRONMENT, *argv]
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False, **streams)
+        if done.stderr.startswith((b"nsenter: ", b"entered: ")):
             raise AnsibleConnectionFailure(f"{name}: {done.stderr.decode('utf-8', 'replace').strip()}")
         return done
 

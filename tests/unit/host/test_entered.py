@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,10 @@ def test_a_host_that_is_gone(tmp_path, monkeypatch):
     (tmp_path / "test-web").write_text(str(ended.pid), encoding="ascii")
     with pytest.raises(AnsibleConnectionFailure, match="test-web: nsenter: "):
         entered(tmp_path, monkeypatch).exec_command("true")
+
+
+def test_a_number_that_is_this_machines_own_by_now(tmp_path, monkeypatch):
+    (tmp_path / "test-web").write_text(str(os.getpid()), encoding="ascii")
+    with pytest.raises(AnsibleConnectionFailure, match=r"test-web: (entered: this is|nsenter: )"):
+        entered(tmp_path, monkeypatch).exec_command(f"touch {tmp_path}/done-here")
+    assert not (tmp_path / "done-here").exists()

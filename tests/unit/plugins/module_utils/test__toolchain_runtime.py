@@ -82,7 +82,7 @@ def test_rocm_of_another_vendor_is_refused_where_it_runs_too():
     got = plan(host, built(44, "rocm", rocm_source="amd"))
     assert not got["supported"]
     assert got["reason"].startswith("hipblas of Fedora Project is installed")
-    assert got["would_work"][0] == "removing that first (dnf remove hipblas)"
+    assert got["would_work"] == ["removing that first (dnf remove hipblas)", "rocm_source: fedora for the builder"]
 
 
 def test_vulkan_needs_no_table():
